@@ -1,0 +1,41 @@
+"""The spatial prior of convolutional networks: parts for any training loop, and a fair study.
+
+The names used daily are here and are imported when first used; the rest lives in its room:
+``convprior.filters``, ``convprior.models``, ``convprior.lab``.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from convprior._version import __version__
+from convprior.errors import ConvPriorError
+
+if TYPE_CHECKING:
+    from convprior.filters import FilterPrior, LocoReg
+    from convprior.models import create_model, list_models
+
+_ROOM = {
+    "FilterPrior": "filters",
+    "LocoReg": "filters",
+    "create_model": "models",
+    "list_models": "models",
+}
+
+__all__ = [
+    "ConvPriorError",
+    "FilterPrior",
+    "LocoReg",
+    "__version__",
+    "create_model",
+    "list_models",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM:
+        raise AttributeError(f"module 'convprior' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"convprior.{_ROOM[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

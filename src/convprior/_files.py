@@ -29,8 +29,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             file.write(payload)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(path)
         _sync_folder(path.parent)
     except OSError as error:
         raise RunError(
@@ -56,7 +56,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RunError(f"could not read {path}: {error}; delete it to have it made again") from error
+        raise _unreadable(path, error) from error
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Any = None) -> None:
@@ -77,8 +77,12 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             header = json.loads((file.metadata() or {}).get("convprior", "null"))
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise RunError(f"could not read {path}: {error}; delete it to have it made again") from error
+        raise _unreadable(path, error) from error
     return tensors, header
+
+
+def _unreadable(path: Path, error: Exception) -> RunError:
+    return RunError(f"could not read {path}: {error}; delete it to have it made again")
 
 
 def _umask() -> int:

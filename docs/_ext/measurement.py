@@ -1,0 +1,86 @@
+"""Directives that render committed measurements: the page cannot disagree with the data."""
+
+import json
+from pathlib import Path
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Measurement(Directive):
+    """``{measurement} benchmarks/NAME.json``: its table, how it ran, how to read it."""
+
+    required_arguments = 1
+    has_content = False
+
+    def run(self) -> list[nodes.Node]:
+        data = _load(self, self.arguments[0])
+        versions = ", ".join(f"{name} {version}" for name, version in data["versions"].items())
+        where = f"{data['hardware']}; {versions}"
+        origin = f"{data['command']} on {data['date']}; {where}; n = {data['n']}"
+        return [
+            nodes.paragraph("", "", nodes.strong("", data["title"])),
+            _table(data["columns"], data["rows"]),
+            nodes.paragraph("", data["reading"]),
+            nodes.paragraph("", "", nodes.emphasis("", origin)),
+        ]
+
+
+class StudyResult(Directive):
+    """``{study-result} results/NAME``: the sentences and tables of a committed study."""
+
+    required_arguments = 1
+    has_content = False
+
+    def run(self) -> list[nodes.Node]:
+        data = _load(self, f"{self.arguments[0]}/results.json")
+        sentences = nodes.bullet_list()
+        for comparison in data["comparisons"]:
+            sentences += nodes.list_item("", nodes.paragraph("", comparison["sentence"]))
+        columns = ["data", "model", "arm", "cells", "accuracy %", "sd", "95 % interval"]
+        rows = [
+            [
+                row["data"],
+                row["model"],
+                row["arm"],
+                row["n"],
+                _decimal(row["mean"]),
+                _decimal(row["sd"]),
+                f"{_decimal(row['low'])} to {_decimal(row['high'])}",
+            ]
+            for row in data["summaries"]
+        ]
+        return [_table(columns, rows), sentences]
+
+
+def _load(directive: Directive, name: str) -> dict:
+    path = ROOT / name
+    directive.state.document.settings.record_dependencies.add(str(path))
+    if not path.is_file():
+        raise directive.error(f"no measurement at {name}")
+    return json.loads(path.read_text())
+
+
+def _decimal(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _table(columns: list[str], rows: list[list[object]]) -> nodes.table:
+    group = nodes.tgroup(cols=len(columns))
+    group += [nodes.colspec(colwidth=1) for _ in columns]
+    group += nodes.thead("", _row(columns))
+    group += nodes.tbody("", *[_row(row) for row in rows])
+    return nodes.table("", group)
+
+
+def _row(values: list[object]) -> nodes.row:
+    return nodes.row("", *[nodes.entry("", nodes.paragraph("", str(value))) for value in values])
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("measurement", Measurement)
+    app.add_directive("study-result", StudyResult)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,22 @@
+"""What every test shares, and the Python blocks of the documentation and the README as tests."""
+
+import os
+import tempfile
+
+import torch
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser as MarkdownBlocks
+from sybil.parsers.myst import PythonCodeBlockParser as MystBlocks
+
+# No network, no access to the user's data or cache, one thread for each pytest worker.
+_cache = tempfile.TemporaryDirectory(prefix="convprior-tests-")
+os.environ["CONVPRIOR_CACHE"] = _cache.name
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("CONVPRIOR_DATA", None)
+torch.set_num_threads(1)
+
+# A page is one program: its blocks share their names and run in order.
+pytest_collect_file = (
+    Sybil(parsers=[MystBlocks()], patterns=["docs/**/*.md", "docs/*.md"])
+    + Sybil(parsers=[MarkdownBlocks()], patterns=["README.md"])
+).pytest()

@@ -1,0 +1,103 @@
+"""The words of the statistics: one place, so that terminal, table and report say the same."""
+
+from collections.abc import Mapping, Sequence
+
+from convprior.lab.study.significance import LEVEL, Interval, pairs_needed, smallest_p
+
+_NAMED = 6
+"""Missing pairs named in a sentence; the rest are counted (the report lists every cell)."""
+
+
+def headline(arm: str, baseline: str, pairs: int, spread: Interval, verdict: str) -> str:
+    """``arm - baseline = +0.4 points, 95 % interval -0.3 to 1.1, 5 pairs: not shown to help``."""
+    name = f"{arm} - {baseline}"
+    if spread.mean is None:
+        return f"{name}: no pair finished in both arms, so nothing can be said"
+    if verdict == "not shown":
+        side = "help" if spread.mean > 0 else "hurt"
+        verdict = "no difference shown" if spread.mean == 0 else f"not shown to {side}"
+    if spread.low is None or spread.high is None:
+        difference = points(spread.mean, decimals(abs(spread.mean)), sign=True)
+        return f"{name} = {difference} points, 1 pair, so no interval: {verdict}"
+    places = decimals((spread.high - spread.low) / 2)
+    return (
+        f"{name} = {points(spread.mean, places, sign=True)} points, 95 % interval "
+        f"{points(spread.low, places)} to {points(spread.high, places)}, "
+        f"{count(pairs, 'pair')}: {verdict}"
+    )
+
+
+def too_few(pairs: int, untied: int, arms: int, smallest: float) -> list[str]:
+    """Says when no outcome of this many pairs could have passed the corrected sign test.
+
+    Args:
+        pairs: pairs found.
+        untied: those that differ, which alone enter the sign test.
+        arms: arms compared with the baseline, Holm's family.
+        smallest: the least corrected p-value that ``untied`` pairs could have given.
+    """
+    lines = []
+    if pairs > untied:
+        tied = "is a tie" if pairs - untied == 1 else "are ties"
+        lines.append(
+            f"{pairs - untied} of {count(pairs, 'pair')} {tied}, which no sign test counts"
+        )
+    if untied and smallest > LEVEL:
+        why = f"2 x 0.5^{untied} = {smallest_p(untied):.4g}"
+        if smallest_p(untied) <= LEVEL:
+            why = f"p is at least {smallest:.2g} when corrected for {count(arms, 'arm')}"
+        lines.append(
+            f"{count(untied, 'pair')} cannot reach {LEVEL:g} in a sign test ({why}): with "
+            f"{count(arms, 'arm')} compared, {pairs_needed(arms)} pairs all on one side are enough"
+        )
+    return lines
+
+
+def absent(missing: Sequence[str]) -> list[str]:
+    """Names the pairs that could not be formed."""
+    if not missing:
+        return []
+    named = ", ".join(missing[:_NAMED])
+    rest = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+    return [f"{count(len(missing), 'pair')} missing: {named}{rest}"]
+
+
+def by_split(means: Mapping[int, float], pairs: int) -> list[str]:
+    """The spread between splits, when seeds share them."""
+    if len(means) == pairs:
+        return []
+    if len(means) == 1:
+        return [f"all pairs share split {next(iter(means))}"]
+    places = decimals(max(means.values()) - min(means.values()))
+    listed = ", ".join(points(mean, places, sign=True) for mean in means.values())
+    if len(means) > _NAMED:
+        ends = min(means.values()), max(means.values())
+        listed = " to ".join(points(end, places, sign=True) for end in ends)
+    return [f"mean of each of {len(means)} splits: {listed}"]
+
+
+def reason(status: str | None) -> str:
+    """Why a cell gives no value, as a verb phrase after the arm's name."""
+    phrases = {
+        None: "was not planned",
+        "finished": "has no such metric",
+        "waiting": "has not run",
+        "interrupted": "was interrupted",
+    }
+    return phrases.get(status, status or "")
+
+
+def count(number: int, noun: str) -> str:
+    """``1 pair``, ``5 pairs``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def decimals(width: float) -> int:
+    """Decimals that show a quantity of this size: one from half a point upward, else two."""
+    return 1 if width >= 0.5 else 2
+
+
+def points(value: float, places: int = 1, *, sign: bool = False) -> str:
+    """A number of points without a negative zero, with a plus sign on request."""
+    rounded = round(value, places) + 0.0
+    return f"{rounded:+.{places}f}" if sign and rounded else f"{rounded:.{places}f}"

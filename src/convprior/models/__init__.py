@@ -1,0 +1,27 @@
+"""Networks by name, for small and for large images.
+
+``create_model("wrn16_2", num_classes=10, small_input=True)`` builds a network, ``list_models()``
+names them, ``timm:NAME`` reaches all of timm. All return logits (n, num_classes), take any number
+of channels and start from He's law; ``seed=`` makes the initial weights a function of it alone.
+"""
+
+from convprior.models.he import HeConv2d, HeLinear
+from convprior.models.plain import PlainCNN
+from convprior.models.registry import create_model, list_models
+from convprior.models.resnet import ResNet, resnet18
+from convprior.models.vgg import VGG, vgg11_bn, vgg16_bn
+from convprior.models.wide_resnet import WideResNet
+
+__all__ = [
+    "VGG",
+    "HeConv2d",
+    "HeLinear",
+    "PlainCNN",
+    "ResNet",
+    "WideResNet",
+    "create_model",
+    "list_models",
+    "resnet18",
+    "vgg11_bn",
+    "vgg16_bn",
+]

@@ -1,0 +1,145 @@
+"""From a recipe to tensors: the whole way of the data into a run."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convprior.errors import InputError
+from convprior.lab.data.augment import Augment
+from convprior.lab.data.decode import Format
+from convprior.lab.data.images import ImageSet
+from convprior.lab.data.load import load
+from convprior.lab.data.recipe import DataRecipe
+from convprior.lab.data.resolve import open_source
+from convprior.lab.data.source import Part, Rows
+from convprior.lab.data.splits import choose, hold_out_test
+from convprior.lab.data.stream import StreamedSet
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What a run trains on and is judged on."""
+
+    train: ImageSet | StreamedSet
+    evaluation: ImageSet | StreamedSet
+    mean: Tensor
+    """(C,) float64 per-channel mean of the training images, full scale = 1."""
+    std: Tensor
+    """(C,) float64 per-channel standard deviation likewise; 1 for a constant channel."""
+    classes: tuple[str, ...]
+    augment: Augment | None
+
+
+def prepare(
+    recipe: DataRecipe,
+    device: torch.device | str = "cpu",
+    *,
+    memory_limit: int | None = None,
+    workers: int | None = None,
+) -> Prepared:
+    """Opens, splits and decodes the data of a recipe.
+
+    Labels are read first; then only the images that the recipe needs are decoded. With
+    ``evaluate="validation"`` no test image is opened.
+
+    Args:
+        recipe: which data.
+        device: where the images go.
+        memory_limit: largest decoded size of a set in bytes before it is streamed from disk; None:
+            ``CONVPRIOR_MEMORY_LIMIT`` gigabytes (4). It changes no result.
+        workers: decoding processes of a streamed set; None: one a core, 0: none.
+
+    Raises:
+        InputError: the source is not found, or its images or labels break a rule.
+    """
+    source = open_source(recipe.source)
+    train, test = source.train, source.test
+    _check_labels(train, source.classes, f"the training part of {source.name}")
+    if test is None:
+        kept, held = hold_out_test(train.labels, source.classes)
+        train, test = Rows(train, kept), Rows(train, held)
+    fit, validation = choose(train.labels, source.classes, recipe)
+    wanted = Format(recipe.image_size, recipe.channels)
+    device = torch.device(device)
+
+    def loaded(part: Part, rows: Tensor, name: str) -> ImageSet | StreamedSet:
+        return load(part, rows, source.classes, name, wanted, device, memory_limit, workers)
+
+    if recipe.evaluate == "validation":
+        training = loaded(train, fit, f"{source.name} (train)")
+        evaluation = loaded(train, validation, f"{source.name} (validation)")
+    else:
+        _check_labels(test, source.classes, f"the test part of {source.name}")
+        training = loaded(
+            train, torch.cat([fit, validation]).sort().values, f"{source.name} (train)"
+        )
+        evaluation = loaded(test, torch.arange(len(test)), f"{source.name} (test)")
+    _check_equal_shape(training, evaluation)
+    augment = Augment(recipe.flip, recipe.crop, recipe.cutout, recipe.color)
+    if recipe.crop >= min(training.size):
+        raise InputError(
+            f"crop (={recipe.crop}) reflects that many pixels at the border, so it must be smaller "
+            f"than the image ({training.size[1]}x{training.size[0]}): lower crop"
+        )
+    mean, std = statistics(training)
+    return Prepared(
+        training, evaluation, mean.to(device), std.to(device), source.classes,
+        augment if augment.any else None,
+    )  # fmt: skip
+
+
+def statistics(images: ImageSet | StreamedSet) -> tuple[Tensor, Tensor]:
+    """Returns per-channel mean and standard deviation over all pixels, full scale = 1.
+
+    Sums of pixels and of their squares are exact integers, so the result does not depend on
+    order, batches or device. A constant channel gets the standard deviation 1.
+    """
+    total = torch.zeros(images.channels, dtype=torch.int64)
+    squares = torch.zeros_like(total)
+    for pixels in _chunks(images):
+        flat = pixels.reshape(-1, images.channels)
+        for channel in range(images.channels):
+            counts = torch.bincount(flat[:, channel].int(), minlength=256).cpu()
+            level = torch.arange(256)
+            total[channel] += (counts * level).sum()
+            squares[channel] += (counts * level**2).sum()
+    count = len(images) * images.size[0] * images.size[1]
+    # Exact in integers: count^2 times the variance.
+    scatter = [count * int(s) - int(t) ** 2 for s, t in zip(squares, total, strict=True)]
+    std = torch.tensor([(v**0.5) / count / 255 if v else 1.0 for v in scatter], dtype=torch.float64)
+    return total.double() / (255 * count), std
+
+
+def _chunks(images: ImageSet | StreamedSet, size: int = 256) -> Iterator[Tensor]:
+    rows = [torch.arange(i, min(i + size, len(images))) for i in range(0, len(images), size)]
+    if isinstance(images, ImageSet):
+        for index in rows:
+            yield images.images[int(index[0]) : int(index[-1]) + 1]
+    else:
+        for pixels, _, _ in images.read((index, None) for index in rows):
+            yield pixels
+
+
+def _check_labels(part: Part, classes: tuple[str, ...], name: str) -> None:
+    wrong = torch.nonzero((part.labels < 0) | (part.labels >= len(classes))).flatten()
+    if len(wrong):
+        row = int(wrong[0])
+        raise InputError(
+            f"{part.where(row)} in {name} has the label {int(part.labels[row])}, but the "
+            f"{len(classes)} classes are numbered 0 to {len(classes) - 1}: give every image a class"
+        )
+
+
+def _check_equal_shape(train: ImageSet | StreamedSet, other: ImageSet | StreamedSet) -> None:
+    if train.channels != other.channels:
+        raise InputError(
+            f"{other.name} has {other.channels} channels but {train.name} has {train.channels}: "
+            "set channels = 3 (or 1)"
+        )
+    if train.size != other.size:
+        raise InputError(
+            f"{other.name} is {other.size[1]}x{other.size[0]} pixels but {train.name} is "
+            f"{train.size[1]}x{train.size[0]}: set image_size"
+        )

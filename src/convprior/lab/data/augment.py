@@ -1,6 +1,7 @@
 """Augmentation as arithmetic on indices: one gather moves the pixels, one pass normalizes them."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -30,8 +31,8 @@ class Augment:
 def gather(
     images: Tensor,
     index: Tensor,
-    mean: Tensor,
-    std: Tensor,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
     augment: Augment | None = None,
     draws: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
@@ -45,10 +46,10 @@ def gather(
     samples of the batch, bit for bit.
 
     Args:
-        images: (N, H, W, C) uint8.
+        images: (N, H, W, C) uint8, contiguous.
         index: (n,) int64, which images.
-        mean: (C,) in units of full scale, as ``v`` = pixel / 255.
-        std: (C,) likewise.
+        mean: C numbers in units of full scale, as ``v`` = pixel / 255.
+        std: C numbers likewise.
         augment: the random changes; None for none.
         draws: (n, DRAWS) uniform numbers, needed with ``augment``.
         dtype: of the result; the arithmetic is float32.
@@ -57,67 +58,87 @@ def gather(
         (n, C, H, W) in channels_last memory format.
     """
     count, height, width, channels = images.shape
-    n = index.shape[0]
-    if augment is None or draws is None or not augment.any:
+    device = images.device
+    if draws is None or augment is None:
+        augment = draws = None
+    if augment is None or draws is None or not (augment.flip or augment.crop):
         pixels = images.index_select(0, index)
-        augment = None
-    elif augment.flip or augment.crop:
-        rows, columns = _source_pixels(height, width, augment, draws)
-        source = ((index[:, None] * height + rows) * width)[:, :, None] + columns[:, None, :]
+    else:
+        rows, columns = _source_tables(height, width, augment.flip, augment.crop, device)
+        offset = (draws[:, :_CUT_ROW] * _choices(augment.flip, augment.crop, device)).long()
+        # A table of columns for each pair of offset and mirroring: one look-up for both.
+        column = columns[offset[:, _COLUMN] * 2 + offset[:, _FLIP]]
+        row = rows[offset[:, _ROW]] + (index * (height * width))[:, None]
+        source = row[:, :, None] + column[:, None, :]
         flat = images.view(count * height * width, channels)
         pixels = flat.index_select(0, source.view(-1))
-    else:
-        pixels = images.index_select(0, index)
-    values = pixels.view(n, height * width * channels).to(torch.float32)
-    if augment is not None and augment.color and draws is not None:
+    values = pixels.view(len(index), -1).to(torch.float32)
+    if augment is not None and draws is not None and augment.color:
         _recolor_(values, augment.color, draws)
     # One multiplication and one addition over whole images: a broadcast over the last, 3-wide
     # dimension is 8x slower, and a fused addcmul would round differently in a vector's tail.
-    scale = (1.0 / (255.0 * std)).to(torch.float32)
-    values.mul_(scale.repeat(height * width))
-    values.add_((-mean / std).to(torch.float32).repeat(height * width))
-    batch = values.view(n, height, width, channels)
-    if augment is not None and augment.cutout and draws is not None:
-        batch.masked_fill_(_cutout(height, width, augment.cutout, draws)[..., None], 0.0)
-    return batch.permute(0, 3, 1, 2).to(dtype)
+    scale, shift = _normalization(mean, std, height * width, device)
+    values.mul_(scale).add_(shift)
+    if augment is not None and draws is not None and augment.cutout:
+        lines = values.view(len(index), height, width * channels)
+        lines.masked_fill_(_cutout(height, width, channels, augment.cutout, draws), 0.0)
+    return values.view(-1, height, width, channels).permute(0, 3, 1, 2).to(dtype)
 
 
-def _source_pixels(
-    height: int, width: int, augment: Augment, draws: Tensor
+@lru_cache(maxsize=16)
+def _normalization(
+    mean: tuple[float, ...], std: tuple[float, ...], pixels: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Rows (n, H) and columns (n, W) from which the pixels of the result are read."""
-    rows = torch.arange(height, device=draws.device)[None, :]
-    columns = torch.arange(width, device=draws.device)[None, :]
-    if augment.flip:
-        mirrored = draws[:, _FLIP, None] < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
-    if augment.crop:
-        offset = (draws[:, _ROW : _COLUMN + 1] * (2 * augment.crop + 1)).long() - augment.crop
-        rows = _reflect(rows + offset[:, :1], height)
-        columns = _reflect(columns + offset[:, 1:], width)
-    return rows, columns
+    """Factor and summand, (H W C,) float32 each, that turn pixels 0..255 into (v - mean) / std."""
+    center, spread = (torch.tensor(value, dtype=torch.float64) for value in (mean, std))
+    scale, shift = 1.0 / (255.0 * spread), -center / spread
+    return scale.float().repeat(pixels).to(device), shift.float().repeat(pixels).to(device)
+
+
+@lru_cache(maxsize=16)
+def _choices(flip: bool, crop: int, device: torch.device) -> Tensor:
+    """Number of choices of mirroring, row offset and column offset, (3,) float32."""
+    places = 2.0 * crop + 1.0
+    return torch.tensor([2.0 if flip else 1.0, places, places], device=device)
+
+
+@lru_cache(maxsize=16)
+def _source_tables(
+    height: int, width: int, flip: bool, crop: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Where the pixels of a result are read, in units of pixels of the flattened image.
+
+    Returns:
+        Row starts, (2 crop + 1, H), for each row offset; columns, (2 (2 crop + 1), W), for each
+        column offset, plain and mirrored in turn.
+    """
+    offset = torch.arange(-crop, crop + 1)[:, None]
+    rows = _reflect(torch.arange(height) + offset, height) * width
+    columns = _reflect(torch.arange(width) + offset, width)
+    both = torch.stack([columns, columns.flip(1)], 1).view(-1, width)
+    return rows.to(device), both.to(device)
 
 
 def _reflect(position: Tensor, size: int) -> Tensor:
-    """Maps -1, -2, ... to 1, 2, ... and size, size+1, ... to size-2, size-3, ...."""
+    """Maps -1, -2, ... to 1, 2, ... and size, size + 1, ... to size - 2, size - 3, ...."""
     last = size - 1
     return last - (last - position.abs()).abs()
 
 
 def _recolor_(values: Tensor, strength: float, draws: Tensor) -> None:
-    """Brightness and contrast, in pixel units 0..255, in place."""
-    # The sum of integers below 2**24 is exact in any order only as an integer.
-    mean = values.to(torch.int64).sum(1, keepdim=True).to(torch.float32) / values.shape[1]
+    """Brightness and contrast of (n, H W C) values in pixel units 0..255, in place."""
+    # Summed as integers: a float sum would depend on how the kernel cuts the batch.
+    mean = values.to(torch.int32).sum(1, keepdim=True).to(torch.float32) / values.shape[1]
     factors = 1.0 + strength * (2.0 * draws[:, _BRIGHTNESS : _CONTRAST + 1] - 1.0)
     brightness, contrast = factors[:, :1], factors[:, 1:]
     values.mul_(brightness * contrast).add_(brightness * (1.0 - contrast) * mean)
     values.clamp_(0.0, 255.0)
 
 
-def _cutout(height: int, width: int, side: int, draws: Tensor) -> Tensor:
-    """(n, H, W) mask of a square whose center is uniform over the pixels; clipped at the border."""
+def _cutout(height: int, width: int, channels: int, side: int, draws: Tensor) -> Tensor:
+    """(n, H, W C) mask of a square with its center uniform over the pixels, clipped at the edge."""
     rows = _inside(height, side, draws[:, _CUT_ROW, None])
-    columns = _inside(width, side, draws[:, _CUT_COLUMN, None])
+    columns = _inside(width, side, draws[:, _CUT_COLUMN, None]).repeat_interleave(channels, 1)
     return rows[:, :, None] & columns[:, None, :]
 
 

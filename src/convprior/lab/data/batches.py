@@ -14,7 +14,7 @@ from convprior.lab.data.order import share, stream_slice
 from convprior.lab.data.stream import StreamedSet
 
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
-"""x (n, C, H, W) channels_last, normalized; y (n,) int64 labels; index (n,) int64, which samples."""
+"""x (n, C, H, W) channels_last, normalized; labels y (n,) int64; index (n,) int64 in the set."""
 
 
 def training_batch(
@@ -23,8 +23,8 @@ def training_batch(
     batch_size: int,
     *,
     seed: int,
-    mean: Tensor,
-    std: Tensor,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
     augment: Augment | None = None,
     dtype: torch.dtype = torch.float32,
     rank: int = 0,
@@ -41,8 +41,8 @@ def training_batch(
         step: 0, 1, 2, ...
         batch_size: samples of all processes together.
         seed: of order and augmentation.
-        mean: (C,) of the training images, full scale = 1.
-        std: (C,) likewise.
+        mean: C numbers, of the training images, full scale = 1.
+        std: C numbers likewise.
         augment: the random changes; None for none.
         dtype: of ``x``.
         rank: this process; it gets a contiguous share of the batch.
@@ -63,8 +63,8 @@ def training_batches(
     batch_size: int,
     *,
     seed: int,
-    mean: Tensor,
-    std: Tensor,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
     augment: Augment | None = None,
     dtype: torch.dtype = torch.float32,
     rank: int = 0,
@@ -96,8 +96,8 @@ def batches(
     images: ImageSet | StreamedSet,
     batch_size: int,
     *,
-    mean: Tensor,
-    std: Tensor,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
     seed: int | None = None,
     epoch: int = 0,
     augment: Augment | None = None,
@@ -111,8 +111,8 @@ def batches(
     Args:
         images: the images.
         batch_size: samples of all processes together.
-        mean: (C,), full scale = 1.
-        std: (C,) likewise.
+        mean: C numbers, full scale = 1.
+        std: C numbers likewise.
         seed: of order and augmentation; None: in file order without augmentation (evaluation).
         epoch: which permutation.
         augment: the random changes; None for none.
@@ -158,8 +158,8 @@ def _pass(
 def _streamed(
     images: StreamedSet,
     parts: Iterator[tuple[Tensor, Tensor | None]],
-    mean: Tensor,
-    std: Tensor,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
     augment: Augment | None,
     dtype: torch.dtype,
 ) -> Iterator[Batch]:

@@ -1,5 +1,6 @@
 """From a recipe to tensors: the whole way of the data into a run."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -24,10 +25,10 @@ class Prepared:
 
     train: ImageSet | StreamedSet
     evaluation: ImageSet | StreamedSet
-    mean: Tensor
-    """(C,) float64 per-channel mean of the training images, full scale = 1."""
-    std: Tensor
-    """(C,) float64 per-channel standard deviation likewise; 1 for a constant channel."""
+    mean: tuple[float, ...]
+    """Mean of each channel over the training images, full scale = 1."""
+    std: tuple[float, ...]
+    """Standard deviation of each channel likewise; 1 for a constant channel."""
     classes: tuple[str, ...]
     augment: Augment | None
 
@@ -85,31 +86,29 @@ def prepare(
         )
     mean, std = statistics(training)
     return Prepared(
-        training, evaluation, mean.to(device), std.to(device), source.classes,
+        training, evaluation, mean, std, source.classes,
         augment if augment.any else None,
     )  # fmt: skip
 
 
-def statistics(images: ImageSet | StreamedSet) -> tuple[Tensor, Tensor]:
+def statistics(images: ImageSet | StreamedSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns per-channel mean and standard deviation over all pixels, full scale = 1.
 
     Sums of pixels and of their squares are exact integers, so the result does not depend on
     order, batches or device. A constant channel gets the standard deviation 1.
     """
-    total = torch.zeros(images.channels, dtype=torch.int64)
-    squares = torch.zeros_like(total)
+    counts = torch.zeros(images.channels, 256, dtype=torch.int64)
     for pixels in _chunks(images):
-        flat = pixels.reshape(-1, images.channels)
-        for channel in range(images.channels):
-            counts = torch.bincount(flat[:, channel].int(), minlength=256).cpu()
-            level = torch.arange(256)
-            total[channel] += (counts * level).sum()
-            squares[channel] += (counts * level**2).sum()
-    count = len(images) * images.size[0] * images.size[1]
-    # Exact in integers: count^2 times the variance.
-    scatter = [count * int(s) - int(t) ** 2 for s, t in zip(squares, total, strict=True)]
-    std = torch.tensor([(v**0.5) / count / 255 if v else 1.0 for v in scatter], dtype=torch.float64)
-    return total.double() / (255 * count), std
+        for channel, values in enumerate(pixels.reshape(-1, images.channels).unbind(1)):
+            counts[channel] += torch.bincount(values.int(), minlength=256).cpu()
+    level = torch.arange(256)
+    mean, std = [], []
+    for channel in counts:
+        n, total = int(channel.sum()), int((channel * level).sum())
+        scatter = n * int((channel * level**2).sum()) - total**2  # n^2 times the variance
+        mean.append(total / n / 255)
+        std.append(math.sqrt(scatter) / n / 255 if scatter else 1.0)
+    return tuple(mean), tuple(std)
 
 
 def _chunks(images: ImageSet | StreamedSet, size: int = 256) -> Iterator[Tensor]:

@@ -28,7 +28,7 @@ class DataRecipe:
     validation: float = 0.4
     """Share of each class's training images held back when `evaluate` is `validation`."""
     evaluate: Literal["test", "validation"] = "test"
-    """`test`: train on all chosen images; `validation`: hold some back, keep the test set closed."""
+    """`test`: train on all chosen images; `validation`: hold some back, leave the test alone."""
     image_size: int | None = None
     """Side in pixels: shorter side resized to it, central square cut out; unset: as stored."""
     channels: Literal[1, 3] | None = None

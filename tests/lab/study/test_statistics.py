@@ -281,7 +281,7 @@ def test_the_spread_between_splits_is_shown_when_seeds_share_them():
     arm = [0.5, 0.52, 0.52, 0.54, 0.49, 0.49]
     found = only(study({"baseline": [0.5] * 6, "x": arm}, per_split=2))
     assert found.split_means == pytest.approx({0: 1.0, 1: 3.0, 2: -1.0})
-    assert found.notes[-1] == "mean of each of 3 splits: +1.0, +3.0, -1.0"
+    assert found.notes[-1] == "mean of each of 3 splits: +1.00, +3.00, -1.00"
     one = only(study({"baseline": [0.5] * 6, "x": arm}, per_split=6))
     assert one.notes[-1] == "all pairs share split 0"
 

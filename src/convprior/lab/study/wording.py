@@ -1,8 +1,12 @@
 """The words of the statistics: one place, so that terminal, table and report say the same."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from convprior.lab.study.significance import LEVEL, Interval, pairs_needed, smallest_p
+
+if TYPE_CHECKING:
+    from convprior.lab.study.statistics import Comparison
 
 _NAMED = 6
 """Missing pairs named in a sentence; the rest are counted (the report lists every cell)."""
@@ -68,12 +72,38 @@ def by_split(means: Mapping[int, float], pairs: int) -> list[str]:
         return []
     if len(means) == 1:
         return [f"all pairs share split {next(iter(means))}"]
-    places = decimals(max(means.values()) - min(means.values()))
-    listed = ", ".join(points(mean, places, sign=True) for mean in means.values())
+    listed = ", ".join(points(mean, 2, sign=True) for mean in means.values())
     if len(means) > _NAMED:
         ends = min(means.values()), max(means.values())
-        listed = " to ".join(points(end, places, sign=True) for end in ends)
+        listed = " to ".join(points(end, 2, sign=True) for end in ends)
     return [f"mean of each of {len(means)} splits: {listed}"]
+
+
+def remarks(comparisons: "Sequence[Comparison]") -> list[str]:
+    """What holds for all comparisons of a study: the rule of the verdict, and its limits."""
+    if not comparisons:
+        return []
+    arms = len({one.arm for one in comparisons})
+    corrected = f", corrected by Holm for {arms} arms," if arms > 1 else ""
+    rule = (
+        f"helps / hurts: the exact sign test{corrected} gives p <= {LEVEL:g} and the 95 % interval "
+        "excludes 0 on the same side. Not shown is not the same as no effect."
+    )
+    shared = {
+        split
+        for one in comparisons
+        if one.pairs > len(one.split_means)
+        for split in one.split_means
+    }
+    if not shared:
+        return [rule]
+    where = "one split" if len(shared) == 1 else f"these {len(shared)} splits"
+    return [
+        rule,
+        "Several seeds share a split, hence its training images: intervals and tests speak about "
+        f"{where} of the data, not about other samples of it. "
+        "More splits say more than more seeds.",
+    ]
 
 
 def reason(status: str | None) -> str:

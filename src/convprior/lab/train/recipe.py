@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from convprior.lab.data.recipe import DataRecipe
+from convprior.lab.data import DataRecipe
 from convprior.lab.train.plain import as_dict, from_dict, none_or, positive, require, settle
 
 __all__ = [
@@ -36,8 +36,9 @@ class ModelRecipe:
 
     name: str = "plain_cnn"
     """A name of `convprior list models`, e.g. `plain_cnn`, `wrn16_2`, `resnet18`, `timm:NAME`."""
-    small_input: bool = True
-    """Use the stem for images of up to about 64 pixels, which keeps their resolution."""
+    small_input: bool | None = None
+    """Use the stem that keeps the resolution of small images; unset: for images of up to 64 pixels,
+    where the network offers it (timm's do not)."""
     width: int | None = None
     """Channels of the first stage, for the networks that offer it; none: the network's own."""
 

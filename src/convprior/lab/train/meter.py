@@ -1,0 +1,85 @@
+"""Running loss and accuracy, and the alarm when the loss is no number any more."""
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from convprior.errors import RunError
+
+if TYPE_CHECKING:
+    from convprior.lab.train.distributed import World
+
+
+class Diverged(RunError):  # noqa: N818 - the status of a run, as a study shows it
+    """The loss became infinite or not a number: the run is over."""
+
+
+@dataclass
+class Meter:
+    """Sums over the batches since the last :meth:`reset`, over all processes.
+
+    A step leaves two scalars on the device; they are read every ``window`` steps. On a CPU that is
+    every step; on a GPU a read waits for the device, and over processes it is a message.
+    """
+
+    world: "World"
+    window: int
+    loss: float = 0.0
+    correct: float = 0.0
+    count: int = 0
+    recent: float = math.nan
+    """Mean loss of the batches read last."""
+    _pending: list[Tensor] = field(default_factory=list)
+    _steps: list[tuple[int, int, int, float]] = field(default_factory=list)
+
+    def add(
+        self, loss: Tensor, correct: Tensor, step: int, first: int, last: int, lr: float
+    ) -> None:
+        """Takes in a batch.
+
+        Args:
+            loss: summed over this process's share of the batch.
+            correct: how many of the share were classified correctly.
+            step: its number, from 0.
+            first: examples seen before the batch.
+            last: examples seen after it.
+            lr: its learning rate.
+        """
+        self._pending += [loss, correct]
+        self._steps.append((step, first, last, lr))
+        if len(self._steps) >= self.window:
+            self.flush()
+
+    def flush(self) -> None:
+        """Reads what is pending.
+
+        Raises:
+            Diverged: a loss is infinite or not a number.
+        """
+        if not self._steps:
+            return
+        if len(self._pending) == 2 and self.world.size == 1:
+            values = [float(value) for value in self._pending]
+        else:
+            pending = torch.stack([value.double() for value in self._pending])
+            values = self.world.sum(pending).tolist()
+        steps, self._steps, self._pending = self._steps, [], []
+        total, count = 0.0, 0
+        for (step, first, last, lr), loss in zip(steps, values[::2], strict=True):
+            if not math.isfinite(loss):
+                raise Diverged(
+                    f"the loss became {loss} at step {step} (after {first} examples, learning rate "
+                    f"{lr:.3g}): lower optimizer.lr or set optimizer.clip, for example to 1.0"
+                )
+            total, count = total + loss, count + last - first
+        self.loss += total
+        self.correct += sum(values[1::2])
+        self.count += count
+        self.recent = total / count
+
+    def reset(self) -> None:
+        """Starts new sums."""
+        self.loss, self.correct, self.count = 0.0, 0.0, 0

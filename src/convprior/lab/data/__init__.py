@@ -8,6 +8,7 @@ the device of the images.
 
 from convprior.lab.data.augment import Augment
 from convprior.lab.data.batches import Batch, batches, training_batch, training_batches
+from convprior.lab.data.decoded import save_decoded
 from convprior.lab.data.images import ImageSet
 from convprior.lab.data.prepare import Prepared, prepare, statistics
 from convprior.lab.data.recipe import DataRecipe
@@ -27,6 +28,7 @@ __all__ = [
     "batches",
     "open_source",
     "prepare",
+    "save_decoded",
     "statistics",
     "training_batch",
     "training_batches",

@@ -14,6 +14,7 @@ from convprior.lab.data.arrays import ArrayPart
 from convprior.lab.data.decode import Format, decode, decode_rows
 from convprior.lab.data.images import ImageSet
 from convprior.lab.data.source import Part, Rows
+from convprior.lab.data.spool import SpooledPart
 from convprior.lab.data.stream import StreamedSet, default_workers
 
 _VERSION = 1
@@ -83,7 +84,7 @@ def load(
     if kept is None:
         first = decode(chosen.read(0), chosen.where(0), wanted)
         if first.numel() * len(rows) > (memory_limit() if limit is None else limit):
-            reader = chosen.random_access(range(len(rows)), cache_folder())
+            reader = SpooledPart(chosen, key, cache_folder()) if chosen.sequential else chosen
             count = default_workers() if workers is None else workers
             return StreamedSet(
                 reader, chosen.labels, classes, name, first.shape, wanted, count,

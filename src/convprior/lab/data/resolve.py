@@ -1,12 +1,77 @@
 """Finds the source that a name means."""
 
-from convprior.errors import InputError
+import os
+import re
+from pathlib import Path
+
+from convprior.errors import InputError, MissingExtraError
+from convprior.lab.data.decoded import open_decoded
 from convprior.lab.data.digits import open_digits
+from convprior.lab.data.folder import open_folder
+from convprior.lab.data.hub import open_hub
+from convprior.lab.data.layout import find_files
+from convprior.lab.data.parquet import open_parquet
 from convprior.lab.data.source import Source
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 
 
 def open_source(name: str) -> Source:
-    """Opens a data source; no image is decoded."""
+    """Opens a data source: labels are read, no image is decoded.
+
+    The first that exists of:
+
+    1. ``digits``, embedded;
+    2. a path: a ``.parquet`` or ``.safetensors`` file, or a folder of Parquet files or of class
+       folders;
+    3. the same in the folder that the environment variable ``CONVPRIOR_DATA`` names, with or
+       without the file's ending;
+    4. a data set of the Hugging Face Hub.
+
+    Raises:
+        InputError: there is none; says what was looked for where.
+    """
     if name == "digits":
         return open_digits()
-    raise InputError(f"source (={name!r}) is unknown")
+    looked = []
+    for path in _candidates(name):
+        if path.exists():
+            return _open_path(path)
+        looked.append(str(path))
+    if _HUB_NAME.fullmatch(name):
+        try:
+            return open_hub(name)
+        except MissingExtraError as error:
+            reason = str(error)
+        except InputError as error:
+            reason = str(error)
+        looked.append(f"the Hugging Face Hub ({reason})")
+    folder = os.environ.get("CONVPRIOR_DATA")
+    fix = "correct the name" if folder else "correct the name or set CONVPRIOR_DATA to its folder"
+    raise InputError(
+        f"source (={name!r}) was not found; looked at {', '.join(looked)}: {fix}, or use 'digits', "
+        "which is built in"
+    )
+
+
+def _candidates(name: str) -> list[Path]:
+    here = Path(name).expanduser()
+    paths = [here if here.is_absolute() else Path.cwd() / here]
+    folder = os.environ.get("CONVPRIOR_DATA")
+    if folder and not here.is_absolute():
+        base = Path(folder).expanduser() / name
+        paths += [base, *(base.with_name(base.name + end) for end in (".parquet", ".safetensors"))]
+    return paths
+
+
+def _open_path(path: Path) -> Source:
+    if path.is_dir():
+        return open_parquet(path) if find_files(path, ".parquet") else open_folder(path)
+    if path.suffix == ".parquet":
+        return open_parquet(path)
+    if path.suffix == ".safetensors":
+        return open_decoded(path)
+    raise InputError(
+        f"source (={str(path)!r}) is neither a folder nor a .parquet or .safetensors file: "
+        "unpack it, or point to the folder that holds the images"
+    )

@@ -1,9 +1,7 @@
 """What every kind of data source offers: labels at once, images on demand."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +18,13 @@ class Part(ABC):
         labels: (N,) int64.
         fingerprint: changes when the stored images change; names the decoded copy in the cache.
         encoded: whether reading costs a decoder's time, so that a decoded copy is worth keeping.
+        sequential: whether rows are quick to read only in file order.
     """
 
     labels: Tensor
     fingerprint: str
     encoded: bool = True
+    sequential: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -36,10 +36,6 @@ class Part(ABC):
     @abstractmethod
     def where(self, row: int) -> str:
         """Names an image for a message: its file, or its file and row."""
-
-    def random_access(self, rows: Sequence[int], folder: Path) -> "Part":  # noqa: ARG002
-        """Returns an equal part that reads ``rows`` quickly in any order, using ``folder``."""
-        return self
 
 
 @dataclass(frozen=True)
@@ -56,14 +52,16 @@ class Source:
 
 
 class Rows(Part):
-    """Some rows of another part."""
+    """Some rows of another part; rows of rows refer to the part at the bottom."""
 
     def __init__(self, part: Part, rows: Tensor) -> None:
-        self.part = part
-        self.rows = rows
+        base, absolute = (part.part, part.rows[rows]) if isinstance(part, Rows) else (part, rows)
+        self.part: Part = base
+        self.rows: Tensor = absolute
         self.labels = part.labels[rows]
         self.fingerprint = part.fingerprint
         self.encoded = part.encoded
+        self.sequential = part.sequential
 
     def read(self, row: int) -> bytes | Pixels:
         """Returns one image of the part behind."""

@@ -1,0 +1,13 @@
+"""Filters: what a convolution filter looks like before data.
+
+:class:`FilterPrior` is a Gaussian over the taps of one filter: draw weights from it, penalize
+with it, measure it from a trained network. :class:`LocoReg` is the position-aware weight decay
+that its diagonal form gives, with costs from :func:`tap_costs`. ``reference`` holds the oracles.
+"""
+
+from convprior.filters.families import tap_correlation
+from convprior.filters.laws import tap_costs, tap_distances
+from convprior.filters.locoreg import LocoReg
+from convprior.filters.prior import FilterPrior
+
+__all__ = ["FilterPrior", "LocoReg", "tap_correlation", "tap_costs", "tap_distances"]

@@ -1,0 +1,44 @@
+"""Weights that LocoReg covers must not decay a second time through the optimizer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from convprior.errors import InputError
+from convprior.filters.selection import ConvLayer
+
+
+def undecayed_groups(
+    model: nn.Module, layers: Sequence[ConvLayer], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Two optimizer groups: the weights of ``layers`` without decay, the rest with it."""
+    covered = {id(tensor) for layer in layers for tensor in layer.tensors()}
+    ours: list[Tensor] = []
+    others: list[Tensor] = []
+    for parameter in model.parameters():
+        (ours if id(parameter) in covered else others).append(parameter)
+    return [
+        {"params": ours, "weight_decay": 0.0},
+        {"params": others, "weight_decay": weight_decay},
+    ]
+
+
+def refuse_double_decay(optimizer: Optimizer, layers: Sequence[ConvLayer]) -> None:
+    """Raises if ``optimizer`` decays a weight of ``layers``.
+
+    Raises:
+        InputError: it does; the message names the layer and the optimizer's group.
+    """
+    names = {id(tensor): layer.name for layer in layers for tensor in layer.tensors()}
+    for number, group in enumerate(optimizer.param_groups):
+        if float(group.get("weight_decay", 0.0)) == 0.0:
+            continue
+        for parameter in group["params"]:
+            if id(parameter) in names:
+                raise InputError(
+                    f"the weight of {names[id(parameter)]!r} would decay twice: group {number} of "
+                    f"the optimizer has weight_decay={group['weight_decay']}; build its groups "
+                    "with LocoReg.param_groups(model, weight_decay)"
+                )

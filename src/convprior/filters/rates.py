@@ -1,0 +1,56 @@
+"""Learning rates of the decoupled form: which one each weight has, and how much it shrinks."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from convprior.errors import InputError
+from convprior.filters.coverage import Covered
+
+Rate = float | Tensor
+
+
+def rates_of(lr: Rate | Optimizer, members: Sequence[tuple[Covered, Tensor]]) -> list[Rate]:
+    """The learning rate of each weight: one for all, or that of its group in an optimizer.
+
+    Raises:
+        InputError: the optimizer does not hold one of the weights.
+    """
+    if not isinstance(lr, Optimizer):
+        return [_number(lr)] * len(members)
+    rate_of = {id(p): _number(group["lr"]) for group in lr.param_groups for p in group["params"]}
+    rates = []
+    for item, weight in members:
+        if id(weight) not in rate_of:
+            raise InputError(
+                f"the optimizer does not hold the weight of {item.layer.name!r}, so its learning "
+                "rate is unknown; pass a rate instead, or exclude the layer"
+            )
+        rates.append(rate_of[id(weight)])
+    return rates
+
+
+def shrinkage(item: Covered, strength: float, rate: Rate) -> Tensor:
+    """``1 - rate * 2 strength * costs``, float64 of the kernel's shape.
+
+    The product is taken in AdamW's order, so that costs of 1 give its factor bit for bit.
+
+    Raises:
+        InputError: a factor would be 0 or negative, or the rate is negative.
+    """
+    if isinstance(rate, Tensor):
+        return 1.0 - rate * (2.0 * strength) * item.costs.to(rate.device)
+    product = rate * 2.0 * strength * item.largest
+    if not 0.0 <= product < 1.0:
+        raise InputError(
+            f"lr * 2 * strength * max(c) is {product:.4g} for {item.layer.name!r} (lr={rate:g}, "
+            f"strength={strength:g}, max(c)={item.largest:g}); it must be in [0, 1), or a tap "
+            "changes its sign; lower one of them"
+        )
+    return 1.0 - rate * (2.0 * strength) * item.costs
+
+
+def _number(lr: Rate) -> Rate:
+    # Reading a tensor on an accelerator would make the host wait for it.
+    return lr if isinstance(lr, Tensor) and lr.device.type != "cpu" else float(lr)

@@ -1,0 +1,168 @@
+"""Which convolutions of a model are meant: by name, by type, by kernel size, ties once."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
+
+from convprior.errors import InputError
+
+Rule = str | type[nn.Module]
+Selection = Rule | Iterable[Rule] | None
+Schedule = Mapping[str, float] | Callable[[float], float] | None
+
+
+@dataclass(frozen=True)
+class ConvLayer:
+    """One convolution of a model.
+
+    Attributes:
+        name: its path in the model, without wrappers.
+        module: the convolution itself.
+        parametrized: its weight is computed from other tensors (weight norm, low rank).
+    """
+
+    name: str
+    module: _ConvNd
+    parametrized: bool
+
+    def tensors(self) -> list[Tensor]:
+        """The parameters an optimizer holds for this weight."""
+        if not self.parametrized:
+            return [self.module.weight]
+        found = dict(self.module.named_parameters())
+        return [p for n, p in found.items() if n.startswith(("parametrizations.weight", "weight_"))]
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Removes ``torch.compile``, ``DistributedDataParallel`` and ``DataParallel`` wrappers."""
+    while True:
+        if isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            return model
+
+
+def select_convolutions(
+    model: nn.Module,
+    include: Selection = None,
+    exclude: Selection = None,
+    kernel_size: tuple[int, ...] | None = None,
+) -> list[ConvLayer]:
+    """The convolutions of ``model`` (1-d to 3-d, transposed too), in registration order.
+
+    Args:
+        model: any module; compiled and data-parallel wrappers are looked through.
+        include: names, shell patterns (``"layer1.*"``; a parent's name means all below it) or
+            module types; None means every convolution.
+        exclude: the same, taken away afterwards.
+        kernel_size: keep only this kernel size.
+
+    Returns:
+        One entry per distinct weight: a weight tied between layers appears once, under its
+        first name.
+
+    Raises:
+        InputError: a rule matches nothing, no layer is left, or a lazy layer has no shape yet.
+
+    Source: our choice.
+    """
+    model = unwrap(model)
+    everything = {
+        name.replace("_orig_mod.", "").removesuffix("._orig_mod"): module
+        for name, module in model.named_modules()
+    }
+    convolutions = {n: m for n, m in everything.items() if isinstance(m, _ConvNd)}
+    wanted, unwanted = _rules(include), _rules(exclude)
+    for rule in (*wanted, *unwanted):
+        if not any(_matches(rule, name, module) for name, module in convolutions.items()):
+            shown = repr(rule) if isinstance(rule, str) else rule.__name__
+            raise InputError(
+                f"{shown} matches no convolution of this model; it has "
+                f"{_listing(list(convolutions))}"
+            )
+    layers: dict[tuple[int, ...], ConvLayer] = {}
+    for name, module in convolutions.items():
+        if include is not None and not any(_matches(rule, name, module) for rule in wanted):
+            continue
+        if any(_matches(rule, name, module) for rule in unwanted):
+            continue
+        if kernel_size is not None and tuple(module.kernel_size) != kernel_size:
+            continue
+        plain = module._parameters.get("weight")
+        if plain is not None and is_lazy(plain):
+            raise InputError(f"{name!r} is lazy and has no weight yet; run one batch through first")
+        parametrized = is_parametrized(module, "weight") or plain is None
+        layer = ConvLayer(name, module, parametrized)
+        key = tuple(id(tensor) for tensor in layer.tensors()) or (id(module),)
+        layers.setdefault(key, layer)
+    if not layers:
+        size = "" if kernel_size is None else f" of kernel size {kernel_size}"
+        raise InputError(
+            f"no matching layer: no convolution{size} is left of {_listing(list(convolutions))}; "
+            "check the model, include and exclude"
+        )
+    return list(layers.values())
+
+
+def schedule_factors(layers: list[ConvLayer], schedule: Schedule) -> list[float]:
+    """A factor on the strength for each layer.
+
+    Args:
+        layers: from :func:`select_convolutions`.
+        schedule: None (all 1); a mapping from names or patterns to factors (others keep 1); or a
+            function of the relative depth ``t`` in [0, 1], first to last covered layer.
+
+    Returns:
+        One factor >= 0 per layer.
+
+    Raises:
+        InputError: a name matches no layer, or a factor is negative or not finite.
+
+    Source: our choice.
+    """
+    if schedule is None:
+        return [1.0] * len(layers)
+    if isinstance(schedule, Mapping):
+        factors = [1.0] * len(layers)
+        for rule, factor in schedule.items():
+            hits = [i for i, layer in enumerate(layers) if _matches(rule, layer.name, layer.module)]
+            if not hits:
+                names = _listing([layer.name for layer in layers])
+                raise InputError(f"schedule names {rule!r}, but the covered layers are {names}")
+            for index in hits:
+                factors[index] = float(factor)
+    else:
+        last = max(len(layers) - 1, 1)
+        factors = [float(schedule(index / last)) for index in range(len(layers))]
+    for layer, factor in zip(layers, factors, strict=True):
+        if not 0.0 <= factor < float("inf"):
+            raise InputError(f"schedule gives {layer.name!r} the factor {factor}; give one >= 0")
+    return factors
+
+
+def _rules(selection: Selection) -> tuple[Rule, ...]:
+    if selection is None:
+        return ()
+    if isinstance(selection, str | type):
+        return (selection,)
+    return tuple(selection)
+
+
+def _matches(rule: Rule, name: str, module: nn.Module) -> bool:
+    if isinstance(rule, type):
+        return isinstance(module, rule)
+    return name == rule or name.startswith(f"{rule}.") or fnmatchcase(name, rule)
+
+
+def _listing(names: list[str]) -> str:
+    if not names:
+        return "no convolutions"
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

@@ -14,6 +14,9 @@ from convprior._optional import require
 from convprior.errors import InputError
 from convprior.lab.data.source import Part, Pixels
 
+_ORIENTATION = 0x0112
+"""The EXIF tag that says how a camera was held; 1 is upright."""
+
 _CHUNK = 256
 """Images in memory in encoded form at a time; bounds memory, and a thread pool is busy with it."""
 
@@ -56,7 +59,7 @@ def decode(payload: bytes | Pixels, where: str, wanted: Format) -> Tensor:
             f"{where} has {pixels.shape[2]} channels, but 1 (grey) or 3 (RGB) are read"
         )
     pixels = _with_channels(pixels, wanted.channels)
-    image = torch.from_numpy(np.array(pixels))
+    image = torch.from_numpy(pixels)
     return image if wanted.image_size is None else _square(image, wanted.image_size)
 
 
@@ -67,14 +70,18 @@ def decode_rows(part: Part, rows: Sequence[int], wanted: Format) -> Iterator[Ten
         InputError: as :func:`decode`, or an image differs in shape from the first.
     """
     first: Tensor | None = None
-    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads) as pool:
+        each = pool.map if threads > 1 else map
         for begin in range(0, len(rows), _CHUNK):
             chunk = rows[begin : begin + _CHUNK]
             # Reading stays in one thread: a reader may keep a position or a buffer.
-            jobs = [(part.read(row), part.where(row), wanted) for row in chunk]
-            for row, image in zip(chunk, pool.map(lambda job: decode(*job), jobs), strict=True):
+            payloads = [part.read(row) for row in chunk]
+            names = [part.where(row) for row in chunk]
+            images = each(decode, payloads, names, [wanted] * len(chunk))
+            for image, name in zip(images, names, strict=True):
                 first = image if first is None else first
-                check_shape(image, part.where(row), first.shape, part.where(rows[0]))
+                check_shape(image, name, first.shape, part.where(rows[0]))
                 yield image
 
 
@@ -107,17 +114,19 @@ def _open(payload: bytes, where: str, wanted: Format) -> Pixels:
     operations = require("PIL.ImageOps", "lab")
     try:
         with image_module.open(io.BytesIO(payload)) as file:
-            image = operations.exif_transpose(file)
+            image = file
+            if file.getexif().get(_ORIENTATION, 1) != 1:
+                image = operations.exif_transpose(file)
             image.load()
     except Exception as error:  # Decoders raise what they like on broken files.
         raise InputError(f"{where} is not a whole image ({error}): replace or remove it") from error
     mode = image.mode
     if mode in ("L", "RGB"):
-        return np.asarray(image)
+        return np.array(image)
     if mode == "1":
-        return np.asarray(image.convert("L"))
+        return np.array(image.convert("L"))
     if mode == "P" and "transparency" not in image.info:
-        return np.asarray(image.convert("RGB"))
+        return np.array(image.convert("RGB"))
     if wanted.channels is None:
         raise InputError(
             f"{where} is stored in mode {mode}, neither 8-bit grey (L) nor RGB: set channels = 3 "
@@ -126,10 +135,10 @@ def _open(payload: bytes, where: str, wanted: Format) -> Pixels:
     if mode.startswith("I"):
         return (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
     if mode in ("LA", "La"):
-        return np.asarray(image.convert("L"))
+        return np.array(image.convert("L"))
     if mode == "F":
         raise InputError(f"{where} holds floating-point pixels, which have no range: store 8 bits")
-    return np.asarray(image.convert("RGB"))
+    return np.array(image.convert("RGB"))
 
 
 def _with_channels(pixels: Pixels, channels: int | None) -> Pixels:

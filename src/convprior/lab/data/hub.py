@@ -1,8 +1,12 @@
 """Data sets of the Hugging Face Hub, through its own library."""
 
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
+from urllib.request import getproxies
 
 import torch
 
@@ -13,20 +17,26 @@ from convprior.lab.data.parquet import find_columns
 from convprior.lab.data.source import Part, Source
 
 
+class NotLoadedError(InputError):
+    """The Hub has no such data set, or cannot be reached."""
+
+
 def open_hub(name: str) -> Source:
     """Opens ``OWNER/NAME``, or ``OWNER/NAME:CONFIGURATION``, with ``datasets.load_dataset``.
 
     Raises:
-        InputError: the library cannot load it, or it has no image or no class column.
+        NotLoadedError: the library cannot load it.
+        InputError: it has no image or no label column.
         MissingExtraError: the library is not installed.
     """
     datasets = require("datasets", "lab")
     path, _, configuration = name.partition(":")
     try:
-        splits = datasets.load_dataset(path, configuration or None)
+        with _offline_if_unreachable(datasets):
+            splits = datasets.load_dataset(path, configuration or None)
     except Exception as error:  # The library raises errors of a dozen packages.
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        raise InputError(f"the Hugging Face Hub gave no data set {name!r} ({reason})") from error
+        raise NotLoadedError(f"{name!r} could not be loaded: {reason}") from error
     train = next((splits[split] for split in TRAIN_NAMES if split in splits), None)
     if train is None:
         raise InputError(
@@ -72,3 +82,26 @@ class HubPart(Part):
     def where(self, row: int) -> str:
         """Names the data set and the row."""
         return f"row {row} of {self.name}"
+
+
+@contextmanager
+def _offline_if_unreachable(datasets: Any) -> Iterator[None]:
+    """Tells the library that there is no network, where there is none.
+
+    It would try for half a minute before it says so; offline it still finds what it downloaded.
+    """
+    constants: Any = require("huggingface_hub.constants", "lab")
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    if not (getproxies() or _has_address(urlparse(constants.ENDPOINT).hostname)):
+        constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+
+
+def _has_address(host: str | None) -> bool:
+    try:
+        return bool(socket.getaddrinfo(host, 443))
+    except OSError:
+        return False

@@ -66,6 +66,7 @@ class ParquetPart(Part):
         self._starts = [0, *accumulate(sizes)]
         self._held = -1
         self._images: Any = None
+        self._paths: Any = None
 
     def read(self, row: int) -> bytes:
         """Returns the bytes of one image file."""
@@ -73,17 +74,19 @@ class ParquetPart(Part):
         file, group, _ = self._groups[position]
         if position != self._held:
             table = _guarded(file, lambda: _open(file).read_row_group(group, [self.column]))
-            self._images, self._held = table[self.column], position
-        value = self._images[row - self._starts[position]].as_py()
-        if isinstance(value, Mapping):
-            content, name = value.get("bytes"), value.get("path")
-            if content is None and name:
-                beside = file.parent / name
-                content = beside.read_bytes() if beside.is_file() else None
-            value = content
-        if not isinstance(value, bytes):
+            images = table[self.column].combine_chunks()
+            self._paths = None
+            if hasattr(images, "field"):  # A struct: taking it apart once is 20x as quick.
+                images, self._paths = images.field("bytes"), images.field("path")
+            self._images, self._held = images, position
+        offset = row - self._starts[position]
+        content = self._images[offset].as_py()
+        if content is None and self._paths is not None:
+            beside = file.parent / (self._paths[offset].as_py() or "")
+            content = beside.read_bytes() if beside.is_file() else None
+        if not isinstance(content, bytes):
             raise InputError(f"{self.where(row)} holds no image bytes: replace or remove the row")
-        return value
+        return content
 
     def where(self, row: int) -> str:
         """Names the file and the row in it."""

@@ -8,7 +8,7 @@ from convprior.errors import InputError, MissingExtraError
 from convprior.lab.data.decoded import open_decoded
 from convprior.lab.data.digits import open_digits
 from convprior.lab.data.folder import open_folder
-from convprior.lab.data.hub import open_hub
+from convprior.lab.data.hub import NotLoadedError, open_hub
 from convprior.lab.data.layout import find_files
 from convprior.lab.data.parquet import open_parquet
 from convprior.lab.data.source import Source
@@ -41,11 +41,8 @@ def open_source(name: str) -> Source:
     if _HUB_NAME.fullmatch(name):
         try:
             return open_hub(name)
-        except MissingExtraError as error:
-            reason = str(error)
-        except InputError as error:
-            reason = str(error)
-        looked.append(f"the Hugging Face Hub ({reason})")
+        except (MissingExtraError, NotLoadedError) as error:
+            looked.append(f"the Hugging Face Hub ({error})")
     folder = os.environ.get("CONVPRIOR_DATA")
     fix = "correct the name" if folder else "correct the name or set CONVPRIOR_DATA to its folder"
     raise InputError(

@@ -249,9 +249,12 @@ def check_arms(study: Study) -> None:
             )
         if arm.space and study.tune is not None:
             trials[arm.name] = trial_count(study.tune, arm.space)
-        first = Slot(arm.name, study.data[0].label, study.models[0].label)
         same = repr(
-            [study.recipe(s, {}, 0, 0) for s in (first, first._replace(arm=tuner.name))]
+            [
+                study.recipe(Slot(name, data.label, model.label), {}, study.splits[0], 0)
+                for name in (arm.name, tuner.name)
+                for data, model in itertools.product(study.data, study.models)
+            ]
             + [sorted(tuner.space.items())]
         )
         if same in seen:

@@ -83,6 +83,9 @@ def parse_study(document: Mapping[str, Any]) -> Study:
     plain = json.loads(json.dumps(document, default=str))
     file = validate(StudyFile, _normalize(plain))
     arms = tuple(_arm(name, table, file.tune) for name, table in file.arms.items())
+    for name, table in file.arms.items() if "tune" not in plain else ():
+        if table.keys() & {"tune", "tuned_as"}:
+            raise InputError(f"arms.{name} says how it is tuned, but there is no [tune]; add one")
     names = [arm.name for arm in arms]
     _known("baseline", file.baseline, names)
     for arm in arms:

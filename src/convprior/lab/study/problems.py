@@ -120,7 +120,9 @@ def _bare(kind: Any) -> Any:
 
 
 def _meant(name: str, fields: Mapping[str, Any]) -> str:
-    for key, kind in fields.items():
-        if _is_table(kind) and name in keys_of(kind):
-            return f"did you mean '{key}.{name}'?"
+    inner = [
+        f"{key}.{name}" for key, kind in fields.items() if _is_table(kind) and name in keys_of(kind)
+    ]
+    if inner and not difflib.get_close_matches(name, fields, 1):
+        return f"did you mean {inner[0]!r}?"
     return nearest(name, fields)

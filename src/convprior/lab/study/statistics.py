@@ -74,12 +74,14 @@ class Comparison:
     headline: str
     """The result in one clause: difference, interval, number of pairs, verdict."""
     notes: list[str]
-    """What a reader must know to judge the headline: too few pairs, missing pairs, the splits."""
+    """What a reader must know to judge the headline: too few pairs, missing pairs."""
+    by_split: str
+    """The means of the splits in words; empty when every pair has a split of its own."""
 
     @property
     def sentence(self) -> str:
-        """The headline and its notes as one sentence."""
-        return "; ".join([self.headline, *self.notes])
+        """The headline and what qualifies it as one sentence."""
+        return "; ".join(filter(None, [self.headline, *self.notes, self.by_split]))
 
 
 @dataclass(frozen=True)
@@ -254,8 +256,8 @@ def _comparison(
         notes=[
             *wording.too_few(len(found), wins + losses, len(family), holm(best)[index]),
             *wording.absent(missing),
-            *wording.by_split(split_means, len(found)),
         ],
+        by_split=wording.by_split(split_means, len(found)),
     )
 
 

@@ -16,7 +16,10 @@ from convprior.lab.study import wording
 from convprior.lab.study.rows import Row
 from convprior.lab.study.statistics import Comparison, Summary
 
-_HEAD = ("arm", "accuracy", "sd", "n", "difference", "95 % interval", "p", "p (Holm)", "verdict")
+_HEAD = (
+    "arm", "accuracy", "sd", "n", "difference", "95 % interval", "won-lost-tied",
+    "p (Holm)", "by split", "verdict",
+)  # fmt: skip
 _RULE = "─"
 _COLUMNS = 96
 
@@ -38,7 +41,9 @@ def text_table(summaries: Sequence[Summary], comparisons: Sequence[Comparison]) 
             for one in against.values()
             for note in one.notes
         ]
-        blocks.append("\n".join([title, *_align([list(_HEAD), *lines]), *notes]))
+        filled = [column for column in zip(_HEAD, *lines, strict=True) if any(column[1:])]
+        table = [list(line) for line in zip(*filled, strict=True)]
+        blocks.append("\n".join([title, *_align(table), *notes]))
     remarks = [textwrap.fill(remark, _COLUMNS) for remark in wording.remarks(comparisons)]
     return "\n\n".join([*blocks, *remarks]) + "\n"
 
@@ -105,14 +110,16 @@ def _accuracy(one: Summary) -> list[str]:
 
 def _difference(one: Comparison | None) -> list[str]:
     if one is None:
-        return [""] * 5
+        return [""] * 6
     if one.mean is None:
-        return ["-", "-", "-", "-", one.verdict]
+        return ["-", "-", "-", "-", "-", one.verdict]
     interval = "-"
     if one.low is not None and one.high is not None:
         interval = f"{wording.points(one.low, 2)} to {wording.points(one.high, 2)}"
     difference = wording.points(one.mean, 2, sign=True)
-    return [difference, interval, f"{one.p_value:.4f}", f"{one.p_holm:.4f}", one.verdict]
+    record = f"{one.wins}-{one.losses}-{one.ties}"
+    splits = wording.split_range(one.split_means, " ") if one.by_split else ""
+    return [difference, interval, record, f"{one.p_holm:.4f}", splits, one.verdict]
 
 
 def _align(lines: list[list[str]]) -> Iterable[str]:

@@ -24,6 +24,8 @@ def headline(arm: str, baseline: str, pairs: int, spread: Interval, verdict: str
         difference = points(spread.mean, decimals(abs(spread.mean)), sign=True)
         return f"{name} = {difference} points, 1 pair, so no interval: {verdict}"
     places = decimals((spread.high - spread.low) / 2)
+    if any(end and not round(end, places) for end in (spread.low, spread.high)):
+        places = 2  # an end beside zero must not look like zero
     return (
         f"{name} = {points(spread.mean, places, sign=True)} points, 95 % interval "
         f"{points(spread.low, places)} to {points(spread.high, places)}, "
@@ -40,21 +42,16 @@ def too_few(pairs: int, untied: int, arms: int, smallest: float) -> list[str]:
         arms: arms compared with the baseline, Holm's family.
         smallest: the least corrected p-value that ``untied`` pairs could have given.
     """
-    lines = []
-    if pairs > untied:
-        tied = "is a tie" if pairs - untied == 1 else "are ties"
-        lines.append(
-            f"{pairs - untied} of {count(pairs, 'pair')} {tied}, which no sign test counts"
-        )
-    if untied and smallest > LEVEL:
-        why = f"2 x 0.5^{untied} = {smallest_p(untied):.4g}"
-        if smallest_p(untied) <= LEVEL:
-            why = f"p is at least {smallest:.2g} when corrected for {count(arms, 'arm')}"
-        lines.append(
-            f"{count(untied, 'pair')} cannot reach {LEVEL:g} in a sign test ({why}): with "
-            f"{count(arms, 'arm')} compared, {pairs_needed(arms)} pairs all on one side are enough"
-        )
-    return lines
+    if untied == 0 or smallest <= LEVEL:
+        return []
+    ties = f" without the {count(pairs - untied, 'tie')}" if pairs > untied else ""
+    why = f"2 x 0.5^{untied} = {smallest_p(untied):.4g}"
+    if smallest_p(untied) <= LEVEL:
+        why = f"p is at least {smallest:.2g} when corrected for {count(arms, 'arm')}"
+    return [
+        f"{count(untied, 'pair')}{ties} cannot reach {LEVEL:g} in a sign test ({why}): with "
+        f"{count(arms, 'arm')} compared, {pairs_needed(arms)} pairs all on one side are enough"
+    ]
 
 
 def absent(missing: Sequence[str]) -> list[str]:
@@ -66,17 +63,21 @@ def absent(missing: Sequence[str]) -> list[str]:
     return [f"{count(len(missing), 'pair')} missing: {named}{rest}"]
 
 
-def by_split(means: Mapping[int, float], pairs: int) -> list[str]:
-    """The spread between splits, when seeds share them."""
+def by_split(means: Mapping[int, float], pairs: int) -> str:
+    """The means of the splits, when seeds share them; else nothing."""
     if len(means) == pairs:
-        return []
+        return ""
     if len(means) == 1:
-        return [f"all pairs share split {next(iter(means))}"]
-    listed = ", ".join(points(mean, 2, sign=True) for mean in means.values())
-    if len(means) > _NAMED:
-        ends = min(means.values()), max(means.values())
-        listed = " to ".join(points(end, 2, sign=True) for end in ends)
-    return [f"mean of each of {len(means)} splits: {listed}"]
+        return f"all pairs share split {next(iter(means))}"
+    return f"mean by split: {split_range(means, ', ')}"
+
+
+def split_range(means: Mapping[int, float], separator: str) -> str:
+    """The mean of each split, or of many the lowest and the highest."""
+    if len(means) <= _NAMED:
+        return separator.join(points(mean, 2, sign=True) for mean in means.values())
+    ends = min(means.values()), max(means.values())
+    return " to ".join(points(end, 2, sign=True) for end in ends)
 
 
 def remarks(comparisons: "Sequence[Comparison]") -> list[str]:
@@ -89,21 +90,27 @@ def remarks(comparisons: "Sequence[Comparison]") -> list[str]:
         f"helps / hurts: the exact sign test{corrected} gives p <= {LEVEL:g} and the 95 % interval "
         "excludes 0 on the same side. Not shown is not the same as no effect."
     )
+    lines = [rule]
+    settings = len({(one.data, one.model) for one in comparisons})
+    if settings > 1:
+        lines.append(
+            "The correction is made within each data set and network, not across these "
+            f"{settings}: of many verdicts a few may be false, so look for what repeats."
+        )
     shared = {
         split
         for one in comparisons
         if one.pairs > len(one.split_means)
         for split in one.split_means
     }
-    if not shared:
-        return [rule]
-    where = "one split" if len(shared) == 1 else f"these {len(shared)} splits"
-    return [
-        rule,
-        "Several seeds share a split, hence its training images: intervals and tests speak about "
-        f"{where} of the data, not about other samples of it. "
-        "More splits say more than more seeds.",
-    ]
+    if shared:
+        where = "one split" if len(shared) == 1 else f"these {len(shared)} splits"
+        lines.append(
+            "Several seeds share a split, hence its training images: intervals and tests speak "
+            f"about {where} of the data, not about other samples of it. "
+            "More splits say more than more seeds."
+        )
+    return lines
 
 
 def reason(status: str | None) -> str:

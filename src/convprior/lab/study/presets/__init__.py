@@ -4,6 +4,7 @@ import tomllib
 from importlib.resources import files
 
 from convprior.errors import InputError
+from convprior.lab.study.problems import nearest
 
 
 def list_presets() -> dict[str, str]:
@@ -18,7 +19,7 @@ def preset_text(name: str) -> str:
         InputError: no preset has this name.
     """
     if name not in _names():
-        raise InputError(f"preset {name!r} does not exist; known: {', '.join(_names())}")
+        raise InputError(f"preset {name!r} does not exist; {nearest(name, _names())}")
     return files(__package__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
 
 

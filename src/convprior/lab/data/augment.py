@@ -72,7 +72,7 @@ def gather(
         source = row[:, :, None] + column[:, None, :]
         flat = images.view(count * height * width, channels)
         pixels = flat.index_select(0, source.view(-1))
-    values = pixels.view(len(index), -1).to(torch.float32)
+    values = pixels.view(len(index), height * width * channels).to(torch.float32)
     if augment.color:
         _recolor_(values, augment.color, draws)
     # One multiplication and one addition over whole images: a broadcast over the last, 3-wide

@@ -167,7 +167,7 @@ def _streamed(
     for pixels, index, draws in images.read(parts):
         position = torch.arange(len(index), device=device)
         moved = None if draws is None else draws.to(device)
-        x = gather(pixels.to(device), position, mean, std, augment, moved, dtype)
+        x = gather(pixels.to(device, non_blocking=True), position, mean, std, augment, moved, dtype)
         yield x, images.labels[index].to(device), index.to(device)
 
 

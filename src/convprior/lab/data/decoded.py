@@ -27,15 +27,20 @@ def save_decoded(path: Path | str, train: ImageSet, test: ImageSet | None = None
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InputError(f"path (={str(path)!r}) must end in .safetensors")
-    tensors = {"train_images": train.images, "train_labels": train.labels}
+    tensors = {"train_images": _own(train.images), "train_labels": _own(train.labels)}
     if test is not None:
         if test.classes != train.classes:
             raise InputError(
                 f"test has the classes {test.classes[:3]}... and train {train.classes[:3]}...: "
                 "give both the same classes"
             )
-        tensors |= {"test_images": test.images, "test_labels": test.labels}
+        tensors |= {"test_images": _own(test.images), "test_labels": _own(test.labels)}
     save_tensors(path, tensors, {"classes": list(train.classes)})
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """Returns a copy of a view: safetensors refuses tensors that share memory."""
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
 
 
 def open_decoded(path: Path) -> Source:

@@ -19,7 +19,7 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def epoch_plan(count: int, seed: int, epoch: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Returns the order of an epoch and the uniform numbers (count, DRAWS) in that order.
 

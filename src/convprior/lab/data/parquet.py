@@ -138,6 +138,13 @@ def _read_labels(files: Sequence[Path], column: str) -> list[Any]:
                 "files of the set: write all files with the same columns"
             )
         values += _guarded(file, lambda file=file: _open(file).read([column]))[column].to_pylist()
+    kind = str if _are_text(values) else int
+    wrong = next((row for row, value in enumerate(values) if not isinstance(value, kind)), None)
+    if wrong is not None:
+        raise InputError(
+            f"{files[0].parent} has the label {values[wrong]!r} at row {wrong}, but labels are "
+            "all whole numbers or all texts: give every row a label"
+        )
     return values
 
 
@@ -151,12 +158,6 @@ def _as_numbers(values: list[Any], classes: tuple[str, ...], files: Sequence[Pat
                 f"{len(classes)} classes ({', '.join(classes[:5])}, ...): correct the label"
             )
         values = [numbers[value] for value in values]
-    wrong = next((value for value in values if not isinstance(value, int)), 0)
-    if not isinstance(wrong, int):
-        raise InputError(
-            f"{files[0].parent} has the label {wrong!r}, but labels are whole numbers or texts: "
-            "give every row a label"
-        )
     return torch.tensor(values, dtype=torch.int64)
 
 

@@ -12,8 +12,9 @@ from scipy import stats
 
 from convprior.errors import InputError
 from convprior.lab.study.rows import Row, Status
-from convprior.lab.study.significance import holm, interval, pairs_needed, sign_test
+from convprior.lab.study.significance import Interval, holm, interval, pairs_needed, sign_test
 from convprior.lab.study.statistics import Comparison, compare, summarize
+from convprior.lab.study.wording import headline
 
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 
@@ -182,6 +183,13 @@ def test_signs_and_interval_on_opposite_sides_show_nothing():
     assert found.verdict == "not shown"
 
 
+def test_an_interval_beside_zero_does_not_look_like_zero():
+    assert headline("x", "b", 8, Interval(0.74, 1.0, 0.03, 1.45), "helps") == (
+        "x - b = +0.74 points, 95 % interval 0.03 to 1.45, 8 pairs: helps"
+    )
+    assert "interval -0.04 to 1.52," in headline("x", "b", 8, Interval(0.7, 1, -0.04, 1.52), "")
+
+
 # --- corners -------------------------------------------------------------------------------
 
 
@@ -206,14 +214,13 @@ def test_all_ties():
     assert (found.wins, found.losses, found.ties) == (0, 0, 3)
     assert (found.p_value, found.p_holm, found.verdict) == (1.0, 1.0, "not shown")
     assert found.headline.endswith("interval 0.00 to 0.00, 3 pairs: no difference shown")
-    assert found.notes == ["3 of 3 pairs are ties, which no sign test counts"]
+    assert found.notes == []
 
 
 def test_ties_may_leave_too_few_pairs():
     found = only(study({"baseline": [0.5] * 7, "x": [0.5, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6]}))
     assert found.p_value == 0.0625
-    assert found.notes[0] == "2 of 7 pairs are ties, which no sign test counts"
-    assert found.notes[1].startswith("5 pairs cannot reach 0.05")
+    assert found.notes[0].startswith("5 pairs without the 2 ties cannot reach 0.05")
 
 
 def test_baseline_missing():
@@ -281,9 +288,14 @@ def test_the_spread_between_splits_is_shown_when_seeds_share_them():
     arm = [0.5, 0.52, 0.52, 0.54, 0.49, 0.49]
     found = only(study({"baseline": [0.5] * 6, "x": arm}, per_split=2))
     assert found.split_means == pytest.approx({0: 1.0, 1: 3.0, 2: -1.0})
-    assert found.notes[-1] == "mean of each of 3 splits: +1.00, +3.00, -1.00"
+    assert found.by_split == "mean by split: +1.00, +3.00, -1.00"
+    assert found.sentence.endswith(found.by_split)
     one = only(study({"baseline": [0.5] * 6, "x": arm}, per_split=6))
-    assert one.notes[-1] == "all pairs share split 0"
+    assert one.by_split == "all pairs share split 0"
+    many = only(study({"baseline": [0.5] * 20, "x": [0.5 + i / 1000 for i in range(20)]}, 2))
+    assert many.by_split == "mean by split: +0.05 to +1.85"
+    alone = only(study({"baseline": [0.5] * 6, "x": arm}))
+    assert alone.by_split == ""
 
 
 def test_families_are_separate_for_each_data_and_model():

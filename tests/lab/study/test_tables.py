@@ -48,7 +48,7 @@ def test_text_table_says_what_was_found(results):
     assert "+2.00" in line
     assert line.endswith("helps")
     assert "1 pair missing: split 0 seed 6" in text
-    assert "all pairs share split 0" in text
+    assert " 7-0-0 " in line
     assert "not about other" in text
     assert "corrected by Holm for 3 arms" in text
 

@@ -64,6 +64,8 @@ class Comparison:
     """Exact two-sided sign test; 1 when no pair differs."""
     p_holm: float
     """The same after Holm's correction across the arms of this (data, model)."""
+    decidable: bool
+    """Whether some outcome of this many pairs could have passed the corrected sign test."""
     differences: list[tuple[int, int, float]]
     """(split, seed, difference) of every pair, in that order."""
     split_means: dict[int, float]
@@ -232,6 +234,7 @@ def _comparison(
         if (own := [d for s, _, d in found if s == split])
     }
     best = [*family[:index], smallest_p(wins + losses), *family[index + 1 :]]
+    reachable = holm(best)[index]
     return Comparison(
         data=data,
         model=model,
@@ -248,13 +251,14 @@ def _comparison(
         high=spread.high,
         p_value=family[index],
         p_holm=p_holm,
+        decidable=reachable <= LEVEL,
         differences=found,
         split_means=split_means,
         missing=missing,
         verdict=verdict,
         headline=wording.headline(arm, baseline, len(found), spread, verdict),
         notes=[
-            *wording.too_few(len(found), wins + losses, len(family), holm(best)[index]),
+            *wording.too_few(len(found), wins + losses, len(family), reachable),
             *wording.absent(missing),
         ],
         by_split=wording.by_split(split_means, len(found)),

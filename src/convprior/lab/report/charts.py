@@ -1,0 +1,120 @@
+"""Charts of the results: paired differences, and the accuracy of every cell."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from convprior._optional import require
+from convprior.lab.report.drawing import (
+    INK,
+    QUIET,
+    VERDICT_COLORS,
+    WIDTH,
+    inline,
+    render,
+    short_names,
+)
+from convprior.lab.study.statistics import Comparison, Summary
+
+_ROW, _ROWS = 46, 600
+"""Pixels of one arm, and of all of them where that leaves enough for each."""
+
+
+def differences(comparisons: Sequence[Comparison]) -> str:
+    """Paired differences of the arms on one (data, model), as SVG.
+
+    One dot a pair; the pairs of one split lie on one line, so that a spread between splits is
+    seen. On top the mean with its 95 % interval, colored by the verdict; a line at zero.
+    """
+    alt = require("altair", "lab")
+    arms = [one.arm for one in comparisons]
+    pairs = [
+        {"arm": one.arm, "at": _offset(split, list(one.split_means)), "x": difference}
+        for one in comparisons
+        for split, _, difference in one.differences
+    ]
+    means = [
+        {
+            "arm": one.arm,
+            "x": one.mean,
+            "low": one.low,
+            "high": one.high,
+            "color": VERDICT_COLORS[one.verdict],
+        }
+        for one in comparisons
+    ]
+    x = alt.X("x:Q", title="difference to the baseline in points", scale=alt.Scale(nice=True))
+    zero = alt.Chart(inline([{"x": 0}])).mark_rule(aria=False, color=INK, opacity=0.55)
+    return render(_by_arm(arms, x, pairs, means, [zero.encode(x=x)]))
+
+
+def accuracies(summaries: Sequence[Summary], baseline: str) -> str:
+    """Accuracy of every finished cell on one (data, model), by arm, with the means, as SVG.
+
+    A dashed line marks the mean of the baseline.
+    """
+    alt = require("altair", "lab")
+    arms = [one.arm for one in summaries]
+    cells = [
+        {"arm": one.arm, "at": _offset(split, sorted({s for s, *_ in one.values})), "x": value}
+        for one in summaries
+        for split, _, value in one.values
+    ]
+    means = [
+        {"arm": one.arm, "x": one.mean, "low": one.low, "high": one.high, "color": INK}
+        for one in summaries
+    ]
+    metric = summaries[0].metric.replace("_", " ")
+    x = alt.X("x:Q", title=f"{metric} in %", scale=alt.Scale(zero=False, nice=True))
+    lines = [{"x": one.mean} for one in summaries if one.arm == baseline and one.n]
+    dashed = alt.Chart(inline(lines)).mark_rule(aria=False, color=INK, opacity=0.55)
+    return render(
+        _by_arm(arms, x, cells, means, [dashed.encode(x=x, strokeDash=alt.value([4, 3]))])
+    )
+
+
+def _by_arm(
+    arms: list[str],
+    x: Any,
+    dots: list[dict[str, Any]],
+    means: list[dict[str, Any]],
+    below: list[Any],
+) -> Any:
+    """One line an arm: dots, and on them a mean with an interval."""
+    alt = require("altair", "lab")
+    row = max(24, min(_ROW, _ROWS // max(1, len(arms))))
+    # The order of the domain is that of the study; without sort no name enters an expression.
+    short = short_names(arms)
+    y = alt.Y("arm:N", title=None, sort=None, scale=alt.Scale(domain=list(short.values())))
+    dots = [{**dot, "arm": short[dot["arm"]]} for dot in dots]
+    offset = alt.YOffset("at:Q", scale=alt.Scale(domain=[0, 1]))
+    color = alt.Color("color:N", scale=None)
+    crowded = len(dots) > 25 * max(1, len(arms))
+    points = (
+        alt.Chart(inline(dots))
+        .mark_circle(aria=False, color=QUIET, opacity=0.45 if crowded else 0.7, clip=False)
+        .encode(x=x, y=y, yOffset=offset, size=alt.value(16 if crowded else 30))
+    )
+    known = [{**mean, "arm": short[mean["arm"]]} for mean in means if mean["x"] is not None]
+    spans = [mean for mean in known if mean["low"] is not None]
+    interval = (
+        alt.Chart(inline(spans))
+        .mark_rule(aria=False, strokeWidth=2.5, strokeCap="round")
+        .encode(x=alt.X("low:Q"), x2="high:Q", y=y, color=color)
+    )
+    mean = (
+        alt.Chart(inline(known))
+        .mark_point(aria=False, shape="diamond", filled=True, opacity=1, size=85)
+        .encode(x=x, y=y, color=color)
+    )
+    return alt.layer(*below, points, interval, mean).properties(
+        width=WIDTH,
+        height=row * max(1, len(arms)),
+        autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
+    )
+
+
+def _offset(split: int, splits: list[int]) -> float:
+    """Where the line of a split lies within the line of its arm, from 0 to 1."""
+    if len(splits) == 1:
+        return 0.5
+    return round(0.15 + 0.7 * splits.index(split) / (len(splits) - 1), 3)

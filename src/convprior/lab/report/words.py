@@ -1,0 +1,130 @@
+"""The summary of a study in plain words: what was compared, and what the controls say."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from convprior.lab.study.design import Slot, Study
+from convprior.lab.study.rows import Row
+from convprior.lab.study.statistics import Comparison, compare
+from convprior.lab.study.wording import count
+
+_NAMED = 4
+"""Arms that a sentence names; more are counted."""
+
+
+def what_was_compared(study: Study, rows: Sequence[Row], data: str, model: str) -> str:
+    """One or two sentences on the arms, pairs, images and cost of one (data, model)."""
+    others = [arm.name for arm in study.arms if arm.name != study.baseline]
+    slot = Slot(study.baseline, data, model)
+    recipe = study.recipe(slot, {}, study.splits[0], study.seeds[0])
+    done = [row.metrics for row in rows if row.metrics]
+    names = listed(others) if len(others) <= _NAMED else count(len(others), "arm")
+    against = f"{names} against {study.baseline}" if others else f"{study.baseline} alone"
+    pairs = f"{count(len(study.splits), 'split')} x {count(len(study.seeds), 'seed')}"
+    sentence = f"{against} on {data} with {model}, {pairs}"
+    if recipe.data.per_class is not None:
+        sentence += f", trained on {count(recipe.data.per_class, 'image')} a class"
+        if done and "per_class_accuracy" in done[0]:
+            classes = len(done[0]["per_class_accuracy"])
+            sentence += f" ({recipe.data.per_class * classes:,} images, {classes} classes)"
+    sentence += f", {recipe.budget.examples:,} examples seen a run"
+    tested = sorted({row["evaluated_images"] for row in done if "evaluated_images" in row})
+    if tested:
+        images = " or ".join(f"{number:,}" for number in tested)
+        sentence += f", evaluated once at the end on {images} test images"
+    return f"{sentence}."
+
+
+def bottom_line(comparisons: Sequence[Comparison], settings: int) -> str:
+    """The verdicts in one sentence: ``locality helps; reversed is not shown to differ``.
+
+    Args:
+        comparisons: all of the study.
+        settings: how many (data, model) there are.
+    """
+    if not any(one.pairs for one in comparisons):
+        return ""
+    if not any(one.decidable for one in comparisons):
+        most = max(one.pairs for one in comparisons)
+        return f"Too few pairs for a verdict: {count(most, 'pair')} can show nothing."
+    found: dict[str, list[str]] = {}
+    for one in comparisons:
+        found.setdefault(one.arm, []).append(one.verdict)
+    parts, silent = [], []
+    for arm, verdicts in found.items():
+        shown = [verdict for verdict in ("helps", "hurts") if verdict in verdicts]
+        if settings > 1:
+            shown = [f"{one} in {verdicts.count(one)} of {settings} settings" for one in shown]
+        if shown:
+            parts.append(f"{arm} {' and '.join(shown)}")
+        else:
+            silent.append(arm)
+    if silent:
+        names = listed(silent) if len(silent) <= _NAMED else f"{len(silent)} arms"
+        parts.append(f"{names} {'is' if len(silent) == 1 else 'are'} not shown to differ")
+    return f"Against {comparisons[0].baseline}: {'; '.join(parts)}."
+
+
+def find_controls(study: Study) -> dict[str, str]:
+    """The arms that are controls, each with the arm it controls.
+
+    An arm is a control if it sets a recipe key named ``control``; the arm it controls is one that
+    is the same but for such keys.
+    """
+    plain = {arm.name: _without_control(arm.overrides) for arm in study.arms}
+    controls = {
+        arm.name: [
+            other.name
+            for other in study.arms
+            if not _is_control(other.overrides) and plain[other.name] == plain[arm.name]
+        ]
+        for arm in study.arms
+        if _is_control(arm.overrides)
+    }
+    return {control: found[0] for control, found in controls.items() if found}
+
+
+def what_controls_say(study: Study, rows: Sequence[Row]) -> list[tuple[Comparison, str]]:
+    """Each control against the arm it controls, with what follows from it.
+
+    That an arm helps and its control is not shown to help is no difference between the two: they
+    are compared directly, in pairs, corrected across the controls of one arm.
+    """
+    found = []
+    controls = find_controls(study)
+    for method in dict.fromkeys(controls.values()):
+        own = [row for row in rows if row.arm == method or controls.get(row.arm) == method]
+        for one in compare(own, method):
+            meaning = {
+                "hurts": f"does worse than {method}, so what tells them apart matters",
+                "helps": f"does better than {method}, the opposite of what {method} claims",
+                "not shown": (
+                    f"is not shown to differ from {method}, so no effect of {method} "
+                    "can be put down to what tells them apart"
+                ),
+            }
+            found.append((one, f"Here {one.arm} {meaning[one.verdict]}"))
+    return found
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join([*([", ".join(names[:-1])] if names[1:] else []), *names[-1:]])
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it: ``48 s``, ``12 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _is_control(overrides: Mapping[str, Any]) -> bool:
+    return any(
+        key.rpartition(".")[2] == "control" and value not in (None, "none")
+        for key, value in overrides.items()
+    )
+
+
+def _without_control(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: v for key, v in overrides.items() if key.rpartition(".")[2] != "control"}

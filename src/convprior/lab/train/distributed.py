@@ -3,10 +3,12 @@
 Start it with ``torchrun --nproc-per-node=N``; the environment it sets is all that is read.
 """
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -48,8 +50,12 @@ class World:
         if self.size == 1:
             return model
         device_ids = [self.device] if self.device.type == "cuda" else None
-        # Joint statistics keep the buffers equal without a broadcast at every step.
-        return DistributedDataParallel(model, device_ids=device_ids, broadcast_buffers=False)
+        # Joint statistics keep the buffers equal without a broadcast at every step. New
+        # PyTorch warns about the name that old PyTorch has for this.
+        names = inspect.signature(DistributedDataParallel).parameters
+        new, old = "forward_sync_buffers", "broadcast_buffers"
+        options: dict[str, Any] = {new if new in names else old: False}
+        return DistributedDataParallel(model, device_ids=device_ids, **options)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from convprior.errors import InputError
 from convprior.filters.laws import Control, Law, costs_of_shape, tap_costs
@@ -45,8 +46,7 @@ def cover(
     """Gives each layer its costs; arguments as in :class:`convprior.filters.LocoReg`.
 
     Raises:
-        InputError: an argument is out of its range, or a prior is correlated but has equal
-            variances, so that its costs would silently be plain L2.
+        InputError: an argument is out of its range.
     """
     kinds: dict[Any, Covered] = {}
     found = []
@@ -84,18 +84,11 @@ def costs_of_prior(
     """Costs ``c`` proportional to ``1 / variance``, mean 1, of the prior's kernel size.
 
     Raises:
-        InputError: ``parameter`` is given, or the prior is correlated with equal variances.
+        InputError: ``parameter`` is given.
     """
     if parameter is not None:
         raise InputError("a FilterPrior has no parameter; leave it out")
-    variance = prior.variance
-    equal = bool(variance.max() - variance.min() <= 1e-12)
-    if equal and not prior.is_diagonal:
-        raise InputError(
-            f"{prior!r} differs from plain L2 by its correlations alone, and LocoReg uses only "
-            "variances; add strength * prior.penalty(weight) to the loss instead"
-        )
-    return costs_of_shape(1.0 / variance, floor, control=control, seed=seed)
+    return costs_of_shape(1.0 / prior.variance, floor, control=control, seed=seed)
 
 
 def law_kernel_size(law: Law | FilterPrior) -> tuple[int, ...] | None:
@@ -127,7 +120,7 @@ def describe(head: str, covered: Sequence[Covered], uncovered: Sequence[str]) ->
             costs = f"c = {least:.4g} (plain L2)"
         note = "; parametrized: penalty only" if item.layer.parametrized else ""
         frozen = "" if module.weight.requires_grad else "; frozen"
-        kind = type(module).__name__
+        kind = type_before_parametrizations(module).__name__
         lines.append(f"  {item.layer.name:<{width}}  {kind} {size}, {costs}{note}{frozen}")
     if len(covered) > _SHOWN:
         lines.append(f"  and {len(covered) - _SHOWN} more")

@@ -70,6 +70,10 @@ class _WeightedSquares(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        weights: list[Tensor] = list(ctx.saved_tensors)
+        if torch.is_grad_enabled():  # a second derivative is wanted; multi-tensor calls have none
+            pairs = zip(weights, ctx.tiles, strict=True)
+            return None, None, *(2.0 * grads[0] * tile * weight for weight, tile in pairs)
         # The scalar goes into the small tiles first, so that each weight is read once.
         scaled = torch._foreach_mul(ctx.tiles, 2.0 * grads[0])
-        return None, None, *torch._foreach_mul(ctx.saved_tensors, scaled)
+        return None, None, *torch._foreach_mul(weights, scaled)

@@ -1,0 +1,283 @@
+"""FilterPrior: its algebra, its draws and its penalty."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from convprior.errors import InputError
+from convprior.filters import FilterPrior, tap_correlation, tap_costs
+from convprior.filters.reference import reference_penalty, reference_precision_penalty
+
+PRIORS = [
+    FilterPrior.independent(3),
+    FilterPrior.locality(3),
+    FilterPrior.locality((3, 5), "linear", 0.5),
+    FilterPrior.locality(4, "gaussian", 0.1, parameter=2.0, control="reversed"),
+    FilterPrior.correlated(3, "squared_exponential", 1.0),
+    FilterPrior.correlated((1, 5), "matern32", 2.0),
+    FilterPrior.correlated((2, 3, 2), "exponential", 1.5),
+    FilterPrior.mean_pool(2),
+    FilterPrior.locality(1),
+]
+SINGULAR = FilterPrior.mean_pool(3)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("prior", PRIORS, ids=repr)
+def test_covariance_is_the_product_of_its_parts(prior):
+    taps = math.prod(prior.kernel_size)
+    assert prior.variance.shape == prior.kernel_size
+    deviation = torch.diag(prior.variance.flatten().sqrt())
+    torch.testing.assert_close(prior.covariance, deviation @ prior.correlation @ deviation)
+    assert float(prior.covariance.trace()) == pytest.approx(taps, abs=1e-12)
+    assert float(prior.kernel_covariance().sum()) == pytest.approx(1, abs=1e-12)
+    if prior.kernel_size != (2, 2):
+        identity = torch.eye(taps, dtype=torch.float64)
+        torch.testing.assert_close(prior.precision @ prior.covariance, identity)
+
+
+@pytest.mark.parametrize(
+    ("floor", "center", "edge", "corner", "ratio"),
+    [(0.25, 3.0426, 0.9362, 0.5532, 2.345), (0.5, 1.8421, 1.0526, 0.7368, 1.581)],
+)
+def test_variance_profile_of_the_quadratic_law(floor, center, edge, corner, ratio):
+    variance = FilterPrior.locality(3, floor=floor).variance
+    values = [float(variance[i]) for i in ((1, 1), (0, 1), (0, 0))]
+    assert values == pytest.approx([center, edge, corner], abs=5e-5)
+    assert math.sqrt(values[0] / values[2]) == pytest.approx(ratio, abs=5e-4)
+
+
+def test_independent_is_a_ninth_of_identity_for_kernels():
+    kernel = FilterPrior.independent(3).kernel_covariance()
+    torch.testing.assert_close(kernel, torch.eye(9, dtype=torch.float64) / 9)
+    kernel = FilterPrior.mean_pool(3).kernel_covariance()
+    torch.testing.assert_close(kernel, torch.full((9, 9), 1 / 81, dtype=torch.float64))
+
+
+def test_correlation_families():
+    r = math.sqrt(2) / 1.5  # taps 0 and 4 of a 3x3 kernel, length scale 1.5
+    values = {
+        "squared_exponential": math.exp(-(r**2) / 2),
+        "matern32": (1 + math.sqrt(3) * r) * math.exp(-math.sqrt(3) * r),
+        "exponential": math.exp(-r),
+    }
+    for family, value in values.items():
+        assert float(tap_correlation(3, family, 1.5)[0, 4]) == pytest.approx(value, rel=1e-14)
+        assert FilterPrior.correlated(3, family, 0.0) == FilterPrior.independent(3)
+        assert FilterPrior.correlated(3, family, math.inf) == FilterPrior.mean_pool(3)
+
+
+def test_equality_hash_and_repr():
+    assert FilterPrior.locality(3) == FilterPrior.locality((3, 3), "quadratic", 0.25)
+    assert hash(FilterPrior.locality(3)) == hash(FilterPrior.locality(3))
+    assert FilterPrior.locality(3) != FilterPrior.locality(3, floor=0.5)
+    assert FilterPrior.independent((1, 9)) != FilterPrior.independent(3)
+    assert FilterPrior.independent(3) != "independent"
+    shown = "FilterPrior.locality(kernel_size=(3, 3), law='quadratic', floor=0.25)"
+    assert repr(FilterPrior.locality(3)) == shown
+    assert eval(shown) == FilterPrior.locality(3)
+    prior = FilterPrior.independent(3)
+    prior.variance.zero_()
+    assert prior == FilterPrior.independent(3), "what a property returns must not be the state"
+
+
+@pytest.mark.parametrize("prior", PRIORS, ids=repr)
+def test_draws_have_the_covariance(prior):
+    out, channels, gain = 60_000, 2, 1.3
+    draws = prior.sample(out, channels, seeded(), gain=gain, dtype=torch.float64)
+    assert draws.shape == (out, channels, *prior.kernel_size)
+    taps = math.prod(prior.kernel_size)
+    rows = draws.reshape(-1, taps)
+    expected = prior.covariance * gain**2 / (channels * taps)
+    found = rows.T @ rows / len(rows)
+    # Variance of a product of two normals is S_pp S_qq + S_pq^2 (Isserlis).
+    spread = torch.outer(expected.diagonal(), expected.diagonal()) + expected**2
+    error = (found - expected).abs() / (spread / len(rows)).sqrt()
+    assert float(error.max()) < 4
+    mean_error = rows.mean(0).abs() / (expected.diagonal() / len(rows)).sqrt()
+    assert float(mean_error.max()) < 4
+
+
+def test_independent_draw_is_he_initialization():
+    ours = FilterPrior.independent(3).sample(16, 8, seeded())
+    theirs = nn.init.kaiming_normal_(
+        torch.empty(16, 8, 3, 3), nonlinearity="relu", generator=seeded()
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
+
+
+MODULES = [
+    (nn.Conv2d(4, 6, 3), 4),
+    (nn.Conv2d(4, 6, 3, groups=2), 2),
+    (nn.Conv2d(8, 8, 3, groups=8, bias=False), 1),
+    (nn.ConvTranspose2d(4, 6, 3), 4),
+    (nn.ConvTranspose2d(4, 6, 3, groups=2), 2),
+    (nn.Conv2d(4, 6, 3, dtype=torch.bfloat16), 4),
+    (nn.Conv2d(4, 6, 3, dtype=torch.float64), 4),
+]
+
+
+@pytest.mark.parametrize(("module", "fan_channels"), MODULES, ids=str)
+def test_init_draws_in_place(module, fan_channels):
+    weight, bias = module.weight, module.bias
+    weight.requires_grad_(False)
+    before = None if bias is None else bias.clone()
+    dtype, shape, place = weight.dtype, weight.shape, weight.data_ptr()
+    prior = FilterPrior.locality(3)
+    assert prior.init_(module, seeded(3)) is module
+    assert module.weight is weight
+    assert (weight.dtype, weight.shape, weight.data_ptr()) == (dtype, shape, place)
+    assert not weight.requires_grad
+    assert bias is None or torch.equal(bias, before)
+    # The same normals, so only the fan-in can differ.
+    draw = prior.sample(shape[0], shape[1], seeded(3), dtype=dtype)
+    scale = math.sqrt(shape[1] / fan_channels)
+    torch.testing.assert_close(weight.data, draw * scale, rtol=1e-2, atol=1e-2)
+
+
+def test_init_keeps_memory_format_and_works_in_every_dimension():
+    conv = nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
+    stride = conv.weight.stride()
+    FilterPrior.locality(3).init_(conv, seeded())
+    assert conv.weight.stride() == stride
+    FilterPrior.locality((5,)).init_(nn.Conv1d(2, 3, 5))
+    FilterPrior.correlated((3, 3, 3)).init_(nn.Conv3d(2, 3, 3))
+
+
+def test_draws_are_a_function_of_the_generator():
+    prior = FilterPrior.correlated(3)
+    assert torch.equal(prior.sample(4, 2, seeded(1)), prior.sample(4, 2, seeded(1)))
+    assert not torch.equal(prior.sample(4, 2, seeded(1)), prior.sample(4, 2, seeded(2)))
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.sampled_from(PRIORS[:7]))
+def test_penalty_is_the_precision_form(out, channels, prior):
+    weight = torch.randn(out, channels, *prior.kernel_size, dtype=torch.float64)
+    expected = reference_precision_penalty(weight, prior.covariance)
+    assert prior.penalty(weight).item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_penalty_of_a_locality_prior_is_the_locality_penalty():
+    weight = torch.randn(5, 4, 3, 3, dtype=torch.float64)
+    for floor in (0.1, 0.5, 1.0):
+        expected = reference_penalty(weight, tap_costs(3, floor=floor), 1.0)
+        found = float(FilterPrior.locality(3, floor=floor).penalty(weight))
+        assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_penalty_gradient():
+    weight = torch.randn(2, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(FilterPrior.correlated(3).penalty, weight)
+    assert torch.autograd.gradcheck(FilterPrior.locality(3).penalty, weight)
+
+
+def test_penalty_under_autocast_keeps_float32():
+    weight = torch.randn(64, 64, 3, 3, generator=seeded())
+    prior = FilterPrior.correlated(3, lengthscale=0.7)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = prior.penalty(weight)
+    torch.testing.assert_close(found, prior.penalty(weight))
+    assert prior.penalty(weight.bfloat16()).dtype == torch.float32
+
+
+def test_measured_recovers_the_prior_that_drew():
+    truth = FilterPrior.locality(3, floor=0.4)
+    found = FilterPrior.measured(truth.sample(2000, 100, seeded()))
+    torch.testing.assert_close(found.variance, truth.variance, rtol=0.02, atol=0)
+    smooth = FilterPrior.correlated(3, "matern32", 1.0)
+    found = FilterPrior.measured(smooth.sample(2000, 100, seeded()))
+    torch.testing.assert_close(found.correlation, smooth.correlation, rtol=0, atol=0.02)
+
+
+def test_measured_takes_modules_and_ignores_scale():
+    conv = nn.Conv2d(8, 16, 3)
+    prior = FilterPrior.measured(conv)
+    tiny = FilterPrior.measured(conv.weight.detach().double() * 1e-200)
+    torch.testing.assert_close(prior.covariance, tiny.covariance, rtol=1e-9, atol=1e-12)
+    signs = torch.where(torch.rand(8, 16, 3, 3, generator=seeded()) < 0.5, -1.0, 1.0)
+    assert torch.equal(FilterPrior.measured(signs).variance, torch.ones(3, 3, dtype=torch.float64))
+
+
+def test_measured_with_few_filters_needs_shrinkage():
+    few = torch.randn(2, 2, 3, 3, generator=seeded())
+    with pytest.raises(InputError, match=r"smallest eigenvalue.*shrink"):
+        _ = FilterPrior.measured(few).precision
+    shrunk = FilterPrior.measured(few, shrinkage=0.1)
+    assert shrunk == FilterPrior.measured(few).shrink(0.1)
+    assert bool(torch.isfinite(shrunk.precision).all())
+    identity = FilterPrior.measured(few, shrinkage=1.0)
+    torch.testing.assert_close(identity.covariance, FilterPrior.independent(3).covariance)
+
+
+def test_measured_monotone_profile():
+    # Corners larger than edges: both pool to their mean; the center stays above.
+    variance = torch.tensor([[3.0, 1, 3], [1, 9, 1], [3, 1, 3]], dtype=torch.float64)
+    weight = FilterPrior(variance).sample(4000, 50, seeded())
+    raw = FilterPrior.measured(weight).variance
+    found = FilterPrior.measured(weight, monotone=True).variance
+    pooled = (raw.sum() - raw[1, 1]) / 8
+    assert torch.allclose(found.flatten()[[0, 1, 2, 3, 5, 6, 7, 8]], pooled, rtol=1e-12)
+    assert float(found[1, 1]) == pytest.approx(float(raw[1, 1]))
+    decreasing = FilterPrior.locality(5, floor=0.3).sample(3000, 50, seeded())
+    ring = FilterPrior.measured(decreasing, monotone=True).variance
+    assert torch.equal(ring, ring.T)
+    assert torch.equal(ring, ring.flip(0))
+
+
+def bad_correlation(value):
+    correlation = torch.eye(9, dtype=torch.float64)
+    correlation[0, 1] = correlation[1, 0] = value
+    return correlation
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: FilterPrior.locality(3, floor=0), r"variance is infinite; give floor > 0"),
+        (lambda: SINGULAR.precision, r"smallest eigenvalue of its covariance is -?[\d.e-]+"),
+        (lambda: SINGULAR.penalty(torch.zeros(1, 1, 3, 3)), "no precision"),
+        (lambda: SINGULAR.penalty(torch.zeros(1, 1, 5, 5)), r"kernel size \(5, 5\)"),
+        (lambda: FilterPrior(torch.zeros(3, 3)), "must be > 0"),
+        (lambda: FilterPrior(torch.ones(3, 3), bad_correlation(1.5)), r"eigenvalue is -0\.5"),
+        (lambda: FilterPrior(torch.ones(3, 3), torch.eye(4)), r"need \(9, 9\)"),
+        (lambda: FilterPrior(torch.ones(3, 3), 2 * torch.eye(9)), "ones on its diagonal"),
+        (lambda: FilterPrior.correlated(3, "cosine"), "family is 'cosine'"),
+        (lambda: FilterPrior.correlated(3, lengthscale=-1), "lengthscale is -1"),
+        (lambda: FilterPrior.correlated(3, lengthscale=math.nan), "lengthscale is nan"),
+        (lambda: FilterPrior.independent(3).shrink(2), "shrinkage is 2"),
+        (lambda: FilterPrior.independent(3).init_(nn.Linear(3, 3)), "Linear is no convolution"),
+        (lambda: FilterPrior.independent(3).init_(nn.Conv2d(3, 3, 5)), r"kernel size \(5, 5\)"),
+        (lambda: FilterPrior.measured(nn.Linear(3, 3)), "no convolution weight"),
+        (lambda: FilterPrior.measured(torch.full((1, 1, 3, 3), math.nan)), "not finite"),
+    ],
+)
+def test_errors(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def test_a_zero_tap_is_named():
+    conv = nn.Conv2d(3, 4, 3)
+    conv.weight.data[:, :, 0, 2] = 0
+    with pytest.raises(InputError, match=r"tap \(0, 2\) of Conv2d\(3, 4"):
+        FilterPrior.measured(conv)
+
+
+def test_entries_that_sum_to_zero_cannot_be_made_to_sum_to_one():
+    correlation = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    prior = FilterPrior(torch.ones(1, 2), correlation)
+    with pytest.raises(InputError, match="cannot be scaled to sum to 1"):
+        prior.kernel_covariance()
+
+
+def test_parametrized_weights_are_not_drawn():
+    conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
+    with pytest.raises(InputError, match="parametrized"):
+        FilterPrior.independent(3).init_(conv)

@@ -6,6 +6,7 @@ import pytest
 
 from convprior.errors import InputError
 from convprior.lab.data import DataRecipe, open_source, prepare
+from convprior.lab.data.hub import open_hub
 
 
 @pytest.fixture
@@ -76,9 +77,11 @@ def hub(parquet_file, monkeypatch, tmp_path, no_network):
         return real(str(tmp_path / "parquet"), configuration, cache_dir=str(tmp_path / "hf"))
 
     monkeypatch.setattr(datasets, "load_dataset", load)
+    open_hub.cache_clear()
     datasets.disable_progress_bars()
     yield parquet_file
     datasets.enable_progress_bars()
+    open_hub.cache_clear()
 
 
 def test_a_hub_set_equals_its_files(hub, tmp_path):

@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -21,8 +22,11 @@ class NotLoadedError(InputError):
     """The Hub has no such data set, or cannot be reached."""
 
 
+@lru_cache(maxsize=8)
 def open_hub(name: str) -> Source:
     """Opens ``OWNER/NAME``, or ``OWNER/NAME:CONFIGURATION``, with ``datasets.load_dataset``.
+
+    Once a process: asking the Hub takes seconds, and the cells of a study ask for the same data.
 
     Raises:
         NotLoadedError: the library cannot load it.

@@ -273,7 +273,7 @@ def test_a_window_of_the_meter_changes_no_sum() -> None:
     meters = [Meter(World(0, 1, torch.device("cpu")), window) for window in (1, 3)]
     for meter in meters:
         for step in range(7):
-            loss = torch.tensor(float(step))
+            loss = torch.tensor(step / 2)
             meter.add(loss, torch.tensor(step % 3), step, 2 * step, 2 * step + 2, 0.1)
         meter.flush()
         assert (meter.loss, meter.correct, meter.count) == (21.0, 6.0, 14)

@@ -19,6 +19,8 @@ from convprior.lab.train import (
     recipe_key,
 )
 
+ADAPTER = TypeAdapter(Recipe)
+
 
 @st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
@@ -39,7 +41,7 @@ def test_a_recipe_survives_the_way_through_plain_data_and_pydantic(recipe: Recip
     again = from_dict(Recipe, as_dict(recipe))
     assert again == recipe
     assert recipe_key(again) == recipe_key(recipe)
-    assert TypeAdapter(Recipe).validate_python(as_dict(recipe)) == recipe
+    assert ADAPTER.validate_python(as_dict(recipe)) == recipe
 
 
 @given(recipes(), recipes())
@@ -53,7 +55,7 @@ def test_a_whole_number_and_the_same_float_are_one_recipe() -> None:
 
 
 def test_every_field_is_documented_in_the_schema() -> None:
-    schema = TypeAdapter(Recipe).json_schema()
+    schema = ADAPTER.json_schema()
     tables = [schema, *schema["$defs"].values()]
     for table in tables:
         assert table["additionalProperties"] is False
@@ -94,7 +96,7 @@ def test_a_bad_value_is_named_with_its_rule(values: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         from_dict(Recipe, values)
     with pytest.raises(ValidationError):
-        TypeAdapter(Recipe).validate_python(values, strict=True)
+        ADAPTER.validate_python(values, strict=True)
 
 
 def test_a_recipe_cannot_be_changed() -> None:

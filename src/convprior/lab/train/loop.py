@@ -36,6 +36,9 @@ def fit(training: Training, data: Prepared, after_step: Callable[[], None] | Non
     decoupled = prior if prior_form(recipe) == "decoupled" else None
     device = world.device
     dtype = training.dtype
+    # Unequal shares of several processes weigh by their images: each sums its own and
+    # DistributedDataParallel divides by the number of processes.
+    reduction = "mean" if world.size == 1 else "sum"
     network = world.replicate(training.model).train()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     random = torch.cuda.default_generators[device.index] if device.type == "cuda" else None
@@ -70,12 +73,11 @@ def fit(training: Training, data: Prepared, after_step: Callable[[], None] | Non
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 logits = network(x)
             logits = logits.float()
-            # Summed, so that unequal shares of several processes weigh by their images;
-            # DistributedDataParallel then divides by the number of processes.
-            loss = cross_entropy(logits, y, label_smoothing=smoothing, reduction="sum")
+            loss = cross_entropy(logits, y, label_smoothing=smoothing, reduction=reduction)
+            if world.size > 1:
+                loss = loss * (world.size / (last - first))
             optimizer.zero_grad(set_to_none=True)
-            scaled = loss * (world.size / (last - first))
-            scaled.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]
             if penalty is not None:
                 penalty.add_gradient_()
             if recipe.optimizer.clip is not None:

@@ -41,7 +41,7 @@ class Meter:
         """Takes in a batch.
 
         Args:
-            loss: summed over this process's share of the batch.
+            loss: the mean over the batch; over processes, what each adds to ``size`` times it.
             correct: how many of the share were classified correctly.
             step: its number, from 0.
             first: examples seen before the batch.
@@ -69,12 +69,13 @@ class Meter:
         steps, self._steps, self._pending = self._steps, [], []
         total, count = 0.0, 0
         for (step, first, last, lr), loss in zip(steps, values[::2], strict=True):
+            loss /= self.world.size
             if not math.isfinite(loss):
                 raise Diverged(
                     f"the loss became {loss} at step {step} (after {first} examples, learning rate "
                     f"{lr:.3g}): lower optimizer.lr or set optimizer.clip, for example to 1.0"
                 )
-            total, count = total + loss, count + last - first
+            total, count = total + loss * (last - first), count + last - first
         self.loss += total
         self.correct += sum(values[1::2])
         self.count += count

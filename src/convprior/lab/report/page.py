@@ -105,7 +105,7 @@ def content(
         "study": study,
         "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
         "counts": _counts(outcome),
-        "time": words.duration(sum(one.get("seconds", 0.0) for one in metrics)),
+        "time": words.duration(sum(one.get("seconds") or 0.0 for one in metrics)),
         "problems": list({(r.arm, r.data, r.model, r.key): r for r in failed}.values()),
         "unfinished": sum(row.status in ("waiting", "interrupted") for row in rows),
         "panels": panels,

@@ -37,6 +37,8 @@ def _value(value: Any) -> str:
         return f"{{ {', '.join(entries)} }}" if value else "{}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, float):
+        return repr(value)  # "inf", "1e-05": the same in TOML
     return json.dumps(value)
 
 

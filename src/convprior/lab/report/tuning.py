@@ -17,7 +17,7 @@ def draw_tuning(tunings: Sequence[Tuning], key: str, arms: Sequence[str], baseli
 
     A dot a trial, the chosen one ringed; a line joins the best accuracy at each value when these
     are few, as in a grid. A trial with a diverged run has no accuracy worth a place and is left
-    out.
+    out; if none remains, the result is empty.
     """
     alt = require("altair", "lab")
     points = [
@@ -31,13 +31,17 @@ def draw_tuning(tunings: Sequence[Tuning], key: str, arms: Sequence[str], baseli
         for trial in tuning.trials
         if key in trial.values and trial.loss is not None
     ]
-    values = sorted({point["x"] for point in points}, key=lambda v: (not _is_number(v), v))
+    if not points:
+        return ""
+    tried = dict.fromkeys(point["x"] for point in points)
+    # Numbers in their order, then what is no number in the order of the study.
+    values = [*sorted(filter(_is_number, tried)), *(v for v in tried if not _is_number(v))]
     ordinal = len(values) <= _ORDINAL or not all(map(_is_number, values))
     small = len(arms) > MOST_COLORS + 1
     title = None if small else key
     if ordinal:
         points = [{**point, "x": label(point["x"])} for point in points]
-        domain = [label(value) for value in values]
+        domain = list(dict.fromkeys(map(label, values)))
         x = alt.X("x:O", title=title, sort=None, scale=alt.Scale(domain=domain, padding=0.4))
         x = x.axis(labelAngle=0, labelOverlap="greedy")
     else:

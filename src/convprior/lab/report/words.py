@@ -52,9 +52,11 @@ def bottom_line(comparisons: Sequence[Comparison], settings: int) -> str:
         found.setdefault(one.arm, []).append(one.verdict)
     parts, silent = [], []
     for arm, verdicts in found.items():
-        shown = [verdict for verdict in ("helps", "hurts") if verdict in verdicts]
-        if settings > 1:
-            shown = [f"{one} in {verdicts.count(one)} of {settings} settings" for one in shown]
+        shown = [
+            verdict if settings == 1 else f"{verdict} in {times} of {settings} settings"
+            for verdict in ("helps", "hurts")
+            if (times := verdicts.count(verdict))
+        ]
         if shown:
             parts.append(f"{arm} {' and '.join(shown)}")
         else:

@@ -7,6 +7,7 @@ the operating system drops when the process ends in whatever way.
 """
 
 import fcntl
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -143,7 +144,7 @@ def locked(folder: Path) -> Iterator[bool]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("w")
+        file = (folder / "lock").open("a")
     except OSError as error:
         raise RunError(
             f"could not make {folder}: {error.strerror or error}; free some space or choose "
@@ -155,6 +156,10 @@ def locked(folder: Path) -> Iterator[bool]:
         except BlockingIOError:
             yield False
         else:
+            # For people who wonder who it is.
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
             yield True
 
 

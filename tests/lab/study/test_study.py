@@ -103,7 +103,7 @@ def test_a_tuned_study_from_file_to_rows(tmp_path):
 
 
 def test_nothing_finished_is_lost_whoever_dies(tmp_path):
-    folder, examples = tmp_path / "small", 60_000
+    folder, examples = tmp_path / "small", 15_000
     # The runner is killed: its orphan saves what it has and leaves.
     with start(tmp_path, examples) as runner:
         cell, worker = wait_for(lambda: training(folder))

@@ -9,14 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 import convprior
 from convprior.errors import ConvPriorError, InputError, RunError
-from convprior.lab.data import DataRecipe, prepare
+from convprior.lab.data import DataRecipe, StreamedSet, prepare
 from convprior.lab.train import (
     BudgetRecipe,
     Diverged,
@@ -269,3 +271,34 @@ def test_other_processes_without_optional_packages_give_the_same_bits(
     expected = (finished / "weights.safetensors").read_bytes()
     for name in ("1", "2"):
         assert (tmp_path / name / "weights.safetensors").read_bytes() == expected
+
+
+def test_images_larger_than_memory_give_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 12), ("test", 5)):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "images" / part / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 256, (9, 9, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    recipe = replace(
+        SMALL,
+        data=DataRecipe(source=str(tmp_path / "images"), flip=True),
+        budget=BudgetRecipe(examples=55, batch_size=10),
+    )
+    monkeypatch.setenv("CONVPRIOR_MEMORY_LIMIT", "1e-6")
+    assert isinstance(prepare(recipe.data).train, StreamedSet)
+    random = torch.get_rng_state()
+    with pytest.raises(Interrupted):
+        train(recipe, tmp_path / "streamed", should_stop=lambda: True)
+    metrics = train(recipe, tmp_path / "streamed")
+    monkeypatch.delenv("CONVPRIOR_MEMORY_LIMIT")
+    expected = train(recipe, tmp_path / "memory")
+    assert metrics["loss"] == expected["loss"]
+    assert metrics["train_loss"] == expected["train_loss"]
+    assert torch.equal(torch.get_rng_state(), random)
+    streamed, memory = (tmp_path / name / "weights.safetensors" for name in ("streamed", "memory"))
+    assert streamed.read_bytes() == memory.read_bytes()

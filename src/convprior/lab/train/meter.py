@@ -32,7 +32,8 @@ class Meter:
     count: int = 0
     recent: float = math.nan
     """Mean loss of the batches read last."""
-    _pending: list[Tensor] = field(default_factory=list)
+    _losses: list[Tensor] = field(default_factory=list)
+    _correct: list[Tensor] = field(default_factory=list)
     _steps: list[tuple[int, int, int, float]] = field(default_factory=list)
 
     def add(
@@ -48,7 +49,8 @@ class Meter:
             last: examples seen after it.
             lr: its learning rate.
         """
-        self._pending += [loss, correct]
+        self._losses.append(loss)
+        self._correct.append(correct)
         self._steps.append((step, first, last, lr))
         if len(self._steps) >= self.window:
             self.flush()
@@ -61,14 +63,14 @@ class Meter:
         """
         if not self._steps:
             return
-        if len(self._pending) == 2 and self.world.size == 1:
-            values = [float(value) for value in self._pending]
+        if self.window == 1:
+            losses, correct = [self._losses[0].item()], [self._correct[0].item()]
         else:
-            pending = torch.stack([value.double() for value in self._pending])
-            values = self.world.sum(pending).tolist()
-        steps, self._steps, self._pending = self._steps, [], []
+            both = torch.stack([torch.stack(self._losses), torch.stack(self._correct)])
+            losses, correct = self.world.sum(both.double()).tolist()
+        steps, self._steps, self._losses, self._correct = self._steps, [], [], []
         total, count = 0.0, 0
-        for (step, first, last, lr), loss in zip(steps, values[::2], strict=True):
+        for (step, first, last, lr), loss in zip(steps, losses, strict=True):
             loss /= self.world.size
             if not math.isfinite(loss):
                 raise Diverged(
@@ -77,7 +79,7 @@ class Meter:
                 )
             total, count = total + loss * (last - first), count + last - first
         self.loss += total
-        self.correct += sum(values[1::2])
+        self.correct += sum(correct)
         self.count += count
         self.recent = total / count
 

@@ -60,7 +60,7 @@ def train(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; under torchrun each process has its own.
         threads: of PyTorch on the CPU; None: as set by the caller.
         on_progress: gets ``examples, total, loss, images_per_second``, at most five times a second.
-        should_stop: asked after each step (every 50 over several processes or on a GPU).
+        should_stop: asked after each step (every 50 over several processes).
         checkpoint_seconds: time between two saves of the state.
 
     Returns:
@@ -134,8 +134,9 @@ class _Watch:
             self._add_point()
         if self.on_progress is not None and time.monotonic() - self.told >= _PROGRESS_SECONDS:
             self._tell(self.on_progress)
-        # The rhythm of the meter: over processes, an agreement is a message to all.
-        if training.finished or self.steps % training.meter.window:
+        # Over processes an agreement is a message to all, so not at every step.
+        alone = training.world.size == 1
+        if training.finished or not (alone or self.steps % training.meter.window == 0):
             return
         if training.world.agree(self.should_stop is not None and self.should_stop()):
             training.save(self.state)

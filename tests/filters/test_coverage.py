@@ -1,9 +1,13 @@
 """Which layers LocoReg covers: selection, ties, wrappers, parametrizations, frozen weights."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 from torch.distributed import HashStore, destroy_process_group, init_process_group
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from convprior.errors import InputError
@@ -212,6 +216,25 @@ def test_data_parallel_models_are_looked_through():
     reg.add_gradient_()
     torch.testing.assert_close(plain[0].weight.grad, in_loss)
     assert len(LocoReg.param_groups(wrapped, 0.1, include="0")[0]["params"]) == 1
+
+
+@pytest.mark.usefixtures("one_process")
+def test_fully_sharded_models_train_as_plain_ones():
+    # One process holds all filters, but they are DTensors, which mix with no plain tensor.
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    sharded = fully_shard(copy.deepcopy(plain), mesh=init_device_mesh("cpu", (1,)))
+    x = torch.randn(2, 3, 8, 8)
+    results = []
+    for network in (plain, sharded):
+        reg = LocoReg(network, 0.1)
+        optimizer = torch.optim.SGD(LocoReg.param_groups(network, 0.1), lr=0.1)
+        (network(x).square().mean() + reg()).backward()
+        reg.add_gradient_()
+        reg.decay_(optimizer)
+        optimizer.step()
+        weight = network[0].weight
+        results.append(weight.full_tensor() if network is sharded else weight)
+    torch.testing.assert_close(results[1], results[0])
 
 
 def test_repr_says_what_is_covered_and_with_what():

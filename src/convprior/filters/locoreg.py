@@ -23,7 +23,7 @@ from convprior.filters.coverage import (
 )
 from convprior.filters.double_decay import refuse_double_decay, undecayed_groups
 from convprior.filters.laws import Control, Law
-from convprior.filters.multi_tensor import tile, tile_key, weighted_squares
+from convprior.filters.multi_tensor import local, tile, tile_key, weighted_squares
 from convprior.filters.prior import FilterPrior
 from convprior.filters.rates import Rate, rates_of, shrinkage
 from convprior.filters.selection import Schedule, Selection, select_convolutions
@@ -125,12 +125,14 @@ class LocoReg:
 
         Returns:
             ``strength * sum c w^2`` over the covered weights that require a gradient, on the
-            device of the first; float32 for half-precision weights.
+            device of the first; float32 for half-precision weights. Under FSDP a layer that is
+            sharded at the time counts with this process's filters; the gradient is right anyhow.
 
         Source: our choice.
         """
         groups = defaultdict(list)
-        for item, weight in self._trainable():
+        for item, whole in self._trainable():
+            weight = local(whole)
             groups[weight.device, weight.dtype].append((item, weight))
         totals = []
         for members in groups.values():
@@ -161,9 +163,9 @@ class LocoReg:
         for item, weight in self._trainable(in_place=True):
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-            gradients.append(weight.grad)
-            weights.append(weight)
-            tiles.append(self._tile(item, weight))
+            gradients.append(local(weight.grad))
+            weights.append(local(weight))
+            tiles.append(self._tile(item, weights[-1]))
         if weights:
             torch._foreach_addcmul_(gradients, weights, tiles, value=2.0 * self.strength)
 
@@ -194,12 +196,13 @@ class LocoReg:
             # Factors of earlier rates are of no use once a schedule has moved on.
             self._factors.clear()
             self._factors_of = factors_of
+        weights = [local(weight) for _, weight in members]
         factors = [
             self._factor(item, weight, rate)
-            for (item, weight), rate in zip(members, rates, strict=True)
+            for (item, _), weight, rate in zip(members, weights, rates, strict=True)
         ]
-        if members:
-            torch._foreach_mul_([weight for _, weight in members], factors)
+        if weights:
+            torch._foreach_mul_(weights, factors)
 
     @staticmethod
     def param_groups(

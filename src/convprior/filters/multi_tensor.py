@@ -21,6 +21,13 @@ def tile_key(weight: Tensor) -> tuple[Any, ...]:
     return (weight.shape, weight.stride(), weight.dtype, weight.device)
 
 
+def local(tensor: Tensor) -> Tensor:
+    """This process's filters of a weight that FSDP has sharded; any other tensor as it is."""
+    # Asked by name: importing DTensor would cost everybody two seconds.
+    to_local = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()
+
+
 def tile(costs: Tensor, weight: Tensor) -> Tensor:
     """Lays ``costs`` (the kernel's shape) out so that ``weight * tile`` streams.
 

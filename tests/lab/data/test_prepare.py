@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 import textwrap
@@ -7,8 +8,18 @@ import pytest
 import torch
 
 from convprior.errors import InputError
-from convprior.lab.data import DataRecipe, ImageSet, StreamedSet, load, prepare, statistics
-from convprior.lab.data.decode import decode
+from convprior.lab.data import (
+    DataRecipe,
+    ImageSet,
+    StreamedSet,
+    load,
+    open_source,
+    prepare,
+    statistics,
+)
+from convprior.lab.data.decode import Format, decode
+from convprior.lab.data.layout import files_fingerprint
+from convprior.lab.data.source import Rows
 
 
 def test_digits_without_arguments_just_work():
@@ -82,6 +93,22 @@ def test_a_changed_file_or_form_is_decoded_again(parquet_file, pixels):
     after = prepare(DataRecipe(str(folder)))
     assert np.array_equal(before.train.images[5], pixels(1005))
     assert np.array_equal(after.train.images[5], pixels(2005))
+
+
+def test_a_file_of_the_same_size_written_later_is_another_one(parquet_file):
+    file = parquet_file("train.parquet", [0, 1])
+    before = files_fingerprint([file])
+    assert files_fingerprint([file]) == before
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+    assert files_fingerprint([file]) != before
+
+
+def test_equal_rows_of_two_choices_are_not_the_same_images(parquet_file, pixels):
+    part = open_source(str(parquet_file("train.parquet", [0, 1] * 3))).train
+    for first in (0, 2, 4):
+        chosen = Rows(Rows(part, torch.arange(first, 6)), torch.arange(2))
+        images = load.load(chosen, torch.arange(2), ("a", "b"), "x", Format())
+        assert np.array_equal(images.images[1], pixels(first + 1))
 
 
 def test_a_damaged_decoded_copy_is_made_again(parquet_file, private_cache):

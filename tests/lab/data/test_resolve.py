@@ -3,6 +3,7 @@ import socket
 import datasets
 import numpy as np
 import pytest
+from huggingface_hub import constants
 
 from convprior.errors import InputError
 from convprior.lab.data import DataRecipe, open_source, prepare
@@ -54,11 +55,13 @@ def test_a_missing_source_says_where_it_was_looked_for(no_network, monkeypatch, 
     assert "Hub" not in str(caught.value)
 
 
-def test_offline_does_not_outlast_the_question(no_network):
-    before = datasets.config.HF_HUB_OFFLINE
-    with pytest.raises(InputError):
+def test_offline_does_not_outlast_the_question(no_network, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(InputError, match="nobody/nothing"):
         open_source("nobody/nothing")
-    assert before == datasets.config.HF_HUB_OFFLINE
+    assert not datasets.config.HF_HUB_OFFLINE
+    assert not constants.HF_HUB_OFFLINE
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):

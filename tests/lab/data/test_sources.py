@@ -64,6 +64,14 @@ def test_splits_may_be_folders_and_validation_stands_in_for_test(parquet_file):
     assert source.test.labels.tolist() == [1]
 
 
+def test_files_of_no_split_are_for_training_unless_some_are_named_so(parquet_file):
+    parquet_file("part-0.parquet", [0, 1])
+    folder = parquet_file("part-1.parquet", [1]).parent
+    assert open_source(str(folder)).train.labels.tolist() == [0, 1, 1]
+    parquet_file("pets_train.parquet", [1, 0])
+    assert open_source(str(folder)).train.labels.tolist() == [1, 0]
+
+
 def test_text_labels_become_classes_in_sorted_order(parquet_file):
     parquet_file("train.parquet", ["dog", "cat", "dog"])
     folder = parquet_file("test.parquet", ["cat"]).parent

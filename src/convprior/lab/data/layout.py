@@ -20,6 +20,8 @@ _WORD = re.compile(
 def split_files(path: Path, suffix: str) -> tuple[list[Path], list[Path]]:
     """Sorts the files below ``path`` (or the file ``path``) into training and test files.
 
+    Files that name no split are for training, if no file is named so.
+
     Raises:
         InputError: no file is left for training.
     """
@@ -30,14 +32,14 @@ def split_files(path: Path, suffix: str) -> tuple[list[Path], list[Path]]:
     for file in files:
         words = _WORD.findall(file.relative_to(path).as_posix()[: -len(suffix)])
         split.setdefault(words[-1].lower() if words else "", []).append(file)
-    train = [file for name in ("", *TRAIN_NAMES) for file in split.get(name, [])]
+    train = next((split[name] for name in (*TRAIN_NAMES, "") if name in split), [])
     test = next((split[name] for name in TEST_NAMES if name in split), [])
     if not train:
         raise InputError(
             f"{path} has {len(files)} {suffix} files but none for training: name one "
             f"train{suffix} or train-00000-of-00001{suffix}"
         )
-    return sorted(train), test
+    return train, test
 
 
 def find_files(path: Path, suffix: str) -> list[Path]:

@@ -9,6 +9,9 @@ from torch.nn.functional import cross_entropy
 from convprior.lab.data import ImageSet, StreamedSet, batches
 from convprior.lab.train.distributed import World
 
+# Of one batch: keeps the activations of a wide network below a few GB.
+_PIXELS = 500 * 90 * 90
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -33,7 +36,7 @@ def evaluate(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     *,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
     world: World | None = None,
 ) -> Evaluation:
@@ -44,12 +47,15 @@ def evaluate(
         images: the images.
         mean: C numbers to subtract, full scale = 1.
         std: C numbers to divide by.
-        batch_size: of all processes together.
+        batch_size: of all processes together; None: 500, or fewer of more than 90 pixels a side.
         dtype: of the network's arithmetic; the loss is computed in float32.
         world: the processes that share the work; None: this one alone.
     """
     device = next(model.parameters()).device
     world = world or World(0, 1, device)
+    if batch_size is None:
+        height, width = images.size
+        batch_size = max(1, min(500, _PIXELS // (height * width)))
     classes = len(images.classes)
     # Rows: images, correct ones, summed loss; columns: classes. Counts are exact in float64.
     sums = torch.zeros(3, classes, dtype=torch.float64, device=device)

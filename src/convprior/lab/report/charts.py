@@ -15,6 +15,8 @@ from convprior.lab.report.drawing import (
 )
 from convprior.lab.study.statistics import Comparison, Summary
 
+_DOTS, _MEAN = 0.5, 0.85
+"""Share of an arm's band that the lines of dots take, and where its mean lies."""
 _ROW, _ROWS = 46, 600
 """Pixels of one arm, and of all of them where that leaves enough for each."""
 
@@ -23,14 +25,14 @@ def differences(comparisons: Sequence[Comparison]) -> str:
     """Paired differences of the arms on one (data, model), as SVG.
 
     One dot a pair; the pairs of one split lie on one line, so that a spread between splits is
-    seen. On top the mean with its 95 % interval, colored by the verdict; a line at zero.
+    seen. Below them the mean with its 95 % interval, colored by the verdict; a line at zero.
     """
     alt = require("altair", "lab")
     arms = [one.arm for one in comparisons]
     pairs = [
-        {"arm": one.arm, "at": _offset(split, list(one.split_means)), "x": difference}
+        {"arm": one.arm, "at": at, "x": difference}
         for one in comparisons
-        for split, _, difference in one.differences
+        for at, (*_, difference) in zip(_lines(one.differences), one.differences, strict=True)
     ]
     means = [
         {
@@ -42,7 +44,8 @@ def differences(comparisons: Sequence[Comparison]) -> str:
         }
         for one in comparisons
     ]
-    x = alt.X("x:Q", title="difference to the baseline in points", scale=alt.Scale(nice=True))
+    scale = _scale([0.0, *_ends(pairs), *_ends(means)])
+    x = alt.X("x:Q", title="difference to the baseline in points", scale=scale)
     zero = alt.Chart(inline([{"x": 0}])).mark_rule(aria=False, color=INK, opacity=0.55)
     return render(_by_arm(arms, x, pairs, means, [zero.encode(x=x)]))
 
@@ -55,16 +58,16 @@ def accuracies(summaries: Sequence[Summary], baseline: str) -> str:
     alt = require("altair", "lab")
     arms = [one.arm for one in summaries]
     cells = [
-        {"arm": one.arm, "at": _offset(split, sorted({s for s, *_ in one.values})), "x": value}
+        {"arm": one.arm, "at": at, "x": value}
         for one in summaries
-        for split, _, value in one.values
+        for at, (*_, value) in zip(_lines(one.values), one.values, strict=True)
     ]
     means = [
         {"arm": one.arm, "x": one.mean, "low": one.low, "high": one.high, "color": INK}
         for one in summaries
     ]
     metric = summaries[0].metric.replace("_", " ")
-    x = alt.X("x:Q", title=f"{metric} in %", scale=alt.Scale(zero=False, nice=True))
+    x = alt.X("x:Q", title=f"{metric} in %", scale=_scale([*_ends(cells), *_ends(means)]))
     lines = [{"x": one.mean} for one in summaries if one.arm == baseline and one.n]
     dashed = alt.Chart(inline(lines)).mark_rule(aria=False, color=INK, opacity=0.55)
     return render(
@@ -87,6 +90,7 @@ def _by_arm(
     y = alt.Y("arm:N", title=None, sort=None, scale=alt.Scale(domain=list(short.values())))
     dots = [{**dot, "arm": short[dot["arm"]]} for dot in dots]
     offset = alt.YOffset("at:Q", scale=alt.Scale(domain=[0, 1]))
+    middle = alt.YOffsetDatum(_MEAN, scale=alt.Scale(domain=[0, 1]))
     color = alt.Color("color:N", scale=None)
     crowded = len(dots) > 25 * max(1, len(arms))
     points = (
@@ -99,12 +103,12 @@ def _by_arm(
     interval = (
         alt.Chart(inline(spans))
         .mark_rule(aria=False, strokeWidth=2.5, strokeCap="round")
-        .encode(x=alt.X("low:Q"), x2="high:Q", y=y, color=color)
+        .encode(x=alt.X("low:Q"), x2="high:Q", y=y, yOffset=middle, color=color)
     )
     mean = (
         alt.Chart(inline(known))
         .mark_point(aria=False, shape="diamond", filled=True, opacity=1, size=85)
-        .encode(x=x, y=y, color=color)
+        .encode(x=x, y=y, yOffset=middle, color=color)
     )
     return alt.layer(*below, points, interval, mean).properties(
         width=WIDTH,
@@ -113,8 +117,25 @@ def _by_arm(
     )
 
 
-def _offset(split: int, splits: list[int]) -> float:
-    """Where the line of a split lies within the line of its arm, from 0 to 1."""
-    if len(splits) == 1:
-        return 0.5
-    return round(0.15 + 0.7 * splits.index(split) / (len(splits) - 1), 3)
+def _ends(marks: list[dict[str, Any]]) -> list[float]:
+    """All positions along x that marks take."""
+    keys = ("x", "low", "high")
+    return [mark[key] for mark in marks for key in keys if mark.get(key) is not None]
+
+
+def _scale(values: list[float]) -> Any:
+    """An axis that holds all values, with room for a dot at both ends."""
+    room = 0.04 * (max(values) - min(values)) or 0.5
+    domain = [min(values) - room, max(values) + room]
+    return require("altair", "lab").Scale(domain=domain, nice=False, zero=False)
+
+
+def _lines(cells: Sequence[tuple[int, int, float]]) -> list[float]:
+    """Where each (split, seed, value) lies across the band of its arm, from 0 to 1.
+
+    A line for each split; with one split a line for each seed, so that dots do not hide others.
+    """
+    index = 0 if len({split for split, *_ in cells}) > 1 else 1
+    every = sorted({cell[index] for cell in cells})
+    step = _DOTS / max(1, len(every) - 1)
+    return [round(0.1 + step * every.index(cell[index]), 3) for cell in cells]

@@ -71,6 +71,16 @@ def test_batches_equal_one_image_at_a_time(case):
     np.testing.assert_allclose(batch.numpy(), wanted, atol=5e-6)
 
 
+@pytest.mark.parametrize("crop", range(20))
+def test_the_largest_draw_stays_inside(crop):
+    images = torch.randint(0, 256, (1, 20, 20, 1), dtype=torch.uint8)
+    draws = torch.full((1, DRAWS), 1 - 2.0**-24)
+    augment = Augment(flip=True, crop=crop, cutout=3)
+    batch = gather(images, torch.tensor([0]), (0.4,), (0.2,), augment, draws)
+    wanted = reference(images[0].numpy(), (0.4,), (0.2,), augment, draws[0])
+    np.testing.assert_allclose(batch[0].numpy(), wanted, atol=5e-6)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_sample_does_not_depend_on_its_batch(channels):
     images = torch.randint(0, 256, (50, 12, 11, channels), dtype=torch.uint8)

@@ -116,3 +116,13 @@ def test_an_image_set_checks_its_tensors():
         ImageSet(images, torch.arange(3), ("a", "b"))
     made = ImageSet(images, labels, ("a", "b"))
     assert (len(made), made.num_classes, made.channels, made.size) == (3, 2, 1, (4, 4))
+
+
+def test_images_may_be_a_view_of_another_layout():
+    planes = torch.randint(0, 256, (6, 3, 5, 4), dtype=torch.uint8)
+    viewed = ImageSet(planes.permute(0, 2, 3, 1), torch.arange(6), tuple("abcdef"))
+    stats = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    x, _, index = training_batch(viewed, 0, 6, seed=0, augment=Augment(crop=1), **stats)
+    assert x.shape == (6, 3, 5, 4)
+    x, _, index = training_batch(viewed, 0, 6, seed=0, **stats)
+    torch.testing.assert_close(x, (planes[index] / 255 - 0.5) / 0.25)

@@ -84,10 +84,15 @@ def test_encoded_parquet_images_are_copied_once(parquet_file, private_cache):
     folder = parquet_file("train.parquet", [0, 1] * 12).parent
     first = prepare(DataRecipe(str(folder)), memory_limit=1, workers=0)
     files = {file: file.stat().st_mtime_ns for file in private_cache.iterdir()}
-    assert len(files) == 4
+    assert len(files) == 5  # Images and offsets of both sets, statistics of the training set.
     again = prepare(DataRecipe(str(folder)), memory_limit=1, workers=0)
     assert {file: file.stat().st_mtime_ns for file in private_cache.iterdir()} == files
     assert again.train.part.read(3) == first.train.part.read(3)
+    assert (again.mean, again.std) == (first.mean, first.std)
+    (statistics,) = (file for file in files if file.suffix == ".json")
+    statistics.write_text("{}")
+    mended = prepare(DataRecipe(str(folder)), memory_limit=1, workers=0)
+    assert (mended.mean, mended.std) == (first.mean, first.std)
 
 
 def test_no_room_for_the_copy_is_one_sentence(parquet_file, private_cache):

@@ -10,10 +10,11 @@ from convprior.lab.data.augment import Augment
 from convprior.lab.data.batches import Batch, batches, training_batch, training_batches
 from convprior.lab.data.decoded import save_decoded
 from convprior.lab.data.images import ImageSet
-from convprior.lab.data.prepare import Prepared, prepare, statistics
+from convprior.lab.data.prepare import Prepared, prepare
 from convprior.lab.data.recipe import DataRecipe
 from convprior.lab.data.resolve import open_source
 from convprior.lab.data.source import Part, Source
+from convprior.lab.data.statistics import statistics
 from convprior.lab.data.stream import StreamedSet
 
 __all__ = [

@@ -10,7 +10,7 @@ from convprior.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images and labels as two tensors on one device.
+    """Images and labels as two tensors on one device; the images are made contiguous.
 
     Raises:
         InputError: the tensors do not fit together, or a label names no class.
@@ -42,6 +42,8 @@ class ImageSet:
                 f"labels run from {int(self.labels.min())} to {int(self.labels.max())}, but "
                 f"{self.num_classes} classes allow 0 to {self.num_classes - 1}: correct the labels"
             )
+
+        object.__setattr__(self, "images", self.images.contiguous())
 
     def __len__(self) -> int:
         return self.images.shape[0]

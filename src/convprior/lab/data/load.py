@@ -88,7 +88,7 @@ def load(
             count = default_workers() if workers is None else workers
             return StreamedSet(
                 reader, chosen.labels, classes, name, first.shape, wanted, count,
-                torch.device(device),
+                torch.device(device), key,
             )  # fmt: skip
         kept = _decoded(chosen, wanted, key)
     _remember(key, kept)

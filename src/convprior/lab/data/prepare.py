@@ -1,7 +1,5 @@
 """From a recipe to tensors: the whole way of the data into a run."""
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +14,7 @@ from convprior.lab.data.recipe import DataRecipe
 from convprior.lab.data.resolve import open_source
 from convprior.lab.data.source import Part, Rows
 from convprior.lab.data.splits import choose, hold_out_test
+from convprior.lab.data.statistics import kept_statistics
 from convprior.lab.data.stream import StreamedSet
 
 
@@ -84,41 +83,11 @@ def prepare(
             f"crop (={recipe.crop}) reflects that many pixels at the border, so it must be smaller "
             f"than the image ({training.size[1]}x{training.size[0]}): lower crop"
         )
-    mean, std = statistics(training)
+    mean, std = kept_statistics(training)
     return Prepared(
         training, evaluation, mean, std, source.classes,
         augment if augment.any else None,
     )  # fmt: skip
-
-
-def statistics(images: ImageSet | StreamedSet) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns per-channel mean and standard deviation over all pixels, full scale = 1.
-
-    Sums of pixels and of their squares are exact integers, so the result does not depend on
-    order, batches or device. A constant channel gets the standard deviation 1.
-    """
-    counts = torch.zeros(images.channels, 256, dtype=torch.int64)
-    for pixels in _chunks(images):
-        for channel, values in enumerate(pixels.reshape(-1, images.channels).unbind(1)):
-            counts[channel] += torch.bincount(values.int(), minlength=256).cpu()
-    level = torch.arange(256)
-    mean, std = [], []
-    for channel in counts:
-        n, total = int(channel.sum()), int((channel * level).sum())
-        scatter = n * int((channel * level**2).sum()) - total**2  # n^2 times the variance
-        mean.append(total / n / 255)
-        std.append(math.sqrt(scatter) / n / 255 if scatter else 1.0)
-    return tuple(mean), tuple(std)
-
-
-def _chunks(images: ImageSet | StreamedSet, size: int = 256) -> Iterator[Tensor]:
-    rows = [torch.arange(i, min(i + size, len(images))) for i in range(0, len(images), size)]
-    if isinstance(images, ImageSet):
-        for index in rows:
-            yield images.images[int(index[0]) : int(index[-1]) + 1]
-    else:
-        for pixels, _, _ in images.read((index, None) for index in rows):
-            yield pixels
 
 
 def _check_labels(part: Part, classes: tuple[str, ...], name: str) -> None:

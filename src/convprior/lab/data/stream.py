@@ -33,6 +33,8 @@ class StreamedSet:
     wanted: Format
     workers: int
     device: torch.device
+    key: str
+    """Names the images, their form and their order."""
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -35,7 +35,7 @@ class ModelRecipe:
     __pydantic_config__: ClassVar[dict[str, Any]] = _PYDANTIC
 
     name: str = "plain_cnn"
-    """A name of `convprior list models`, e.g. `plain_cnn`, `wrn16_2`, `resnet18`, `timm:NAME`."""
+    """A name of `convprior list`: plain_cnn, wrn16_2, resnet18, ..., or timm:NAME."""
     small_input: bool | None = None
     """Use the stem that keeps the resolution of small images; unset: for images of up to 64 pixels,
     where the network offers it (timm's do not)."""

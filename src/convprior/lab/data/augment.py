@@ -65,7 +65,8 @@ def gather(
         pixels = images.index_select(0, index)
     else:
         rows, columns = _source_tables(height, width, augment.crop, device)
-        offset = _whole(draws[:, :_CUT_ROW], *_choices(augment.flip, augment.crop, device))
+        # In range: u <= 1 - 2**-24 times a whole number k rounds to a float32 below k.
+        offset = (draws[:, :_CUT_ROW] * _choices(augment.flip, augment.crop, device)).long()
         # A table of columns for each pair of offset and mirroring: one look-up for both.
         column = columns[offset[:, _COLUMN] * 2 + offset[:, _FLIP]]
         row = rows[offset[:, _ROW]] + (index * (height * width))[:, None]
@@ -96,16 +97,10 @@ def _normalization(
 
 
 @lru_cache(maxsize=16)
-def _choices(flip: bool, crop: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Number of choices of mirroring, row offset and column offset, (3,) float32; the last ones."""
-    number = torch.tensor([2 if flip else 1, 2 * crop + 1, 2 * crop + 1], device=device)
-    return number.float(), number - 1
-
-
-def _whole(draws: Tensor, number: Tensor, last: Tensor) -> Tensor:
-    """Turns uniform numbers into whole numbers 0, 1, ..., number - 1."""
-    # The largest draw, 1 - 2**-24, times 17 is 17 in float32: one in 2**24 would be out of range.
-    return torch.minimum((draws * number).long(), last)
+def _choices(flip: bool, crop: int, device: torch.device) -> Tensor:
+    """Number of choices of mirroring, row offset and column offset, (3,) float32."""
+    places = 2.0 * crop + 1.0
+    return torch.tensor([2.0 if flip else 1.0, places, places], device=device)
 
 
 @lru_cache(maxsize=16)
@@ -151,6 +146,6 @@ def _kept(height: int, width: int, channels: int, side: int, draws: Tensor) -> T
 
 
 def _inside(size: int, side: int, draw: Tensor) -> Tensor:
-    first = (draw * size).long().clamp_(max=size - 1) - side // 2
+    first = (draw * size).long() - side // 2
     position = torch.arange(size, device=draw.device)
     return ((position >= first) & (position < first + side)).float()

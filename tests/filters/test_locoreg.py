@@ -383,3 +383,19 @@ def test_deep_copies_are_independent():
     expected = before * (1 - 0.1 * 2 * 0.1 * tap_costs(3))
     torch.testing.assert_close(twin_model[0].weight.detach(), expected, rtol=1e-14, atol=0)
     torch.testing.assert_close(twin(), LocoReg(twin_model, 0.1)())
+
+
+def test_with_a_gradient_scaler_the_forms_agree():
+    ours, theirs = small(torch.float32), small(torch.float32)
+    for model, in_loss in ((ours, False), (theirs, True)):
+        reg = LocoReg(model, 0.05)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        loss = loss_of(model, 0) + (reg() if in_loss else 0.0)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        if not in_loss:
+            reg.add_gradient_()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        scaler.step(optimizer)
+    assert difference(ours, theirs) < 1e-7

@@ -191,9 +191,10 @@ class LocoReg:
         members = self._trainable(in_place=True)
         rates = rates_of(lr, members)
         on_device = any(isinstance(rate, Tensor) for rate in rates)
-        factors_of = (self.strength, frozenset(map(id, rates) if on_device else rates))
-        if on_device or factors_of != self._factors_of:
-            # Factors of earlier rates are of no use once a schedule has moved on.
+        factors_of = None if on_device else (self.strength, frozenset(rates))
+        if factors_of is None or factors_of != self._factors_of:
+            # Factors of earlier rates are of no use once a schedule has moved on, and a rate on an
+            # accelerator may have changed unseen.
             self._factors.clear()
             self._factors_of = factors_of
         weights = [local(weight) for _, weight in members]

@@ -11,7 +11,7 @@ def second_moments(source: nn.Module | Tensor) -> tuple[Tensor, tuple[int, ...]]
     """Raw second moments ``M = mean over filters of w w'`` of the taps.
 
     Args:
-        source: a convolution, or its weight (out, in/groups, *kernel_size).
+        source: a convolution, or its weight ``(out, in/groups, *kernel_size)``.
 
     Returns:
         float64 (taps, taps) on the CPU with row-major taps, and the kernel size.

@@ -33,10 +33,10 @@ def tile(costs: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         costs: float64, shape of the last axes of ``weight``, any device.
-        weight: (out, in, *kernel_size).
+        weight: ``(out, in, *kernel_size)``.
 
     Returns:
-        (1 or out, in, *kernel_size) in the memory format of ``weight``; half-precision weights
+        ``(1 or out, in, *kernel_size)`` in the memory format of ``weight``; half-precision weights
         get float32 costs, since ``1 - 1e-4`` is 1 in bfloat16.
     """
     whole = weight.device.type != "cpu" or weight[0].numel() < _SHORT_ROW

@@ -151,7 +151,7 @@ class FilterPrior:
         The mean over filters is not taken off, and the scale of the weights does not matter.
 
         Args:
-            source: a convolution, or its weight (out, in/groups, *kernel_size).
+            source: a convolution, or its weight ``(out, in/groups, *kernel_size)``.
             shrinkage: share of the independent prior mixed in, in [0, 1]; needed for a precision
                 when there are fewer filters than taps.
             monotone: make the variances equal at equal distance from the center and
@@ -258,7 +258,7 @@ class FilterPrior:
             dtype: of the result; half types are drawn in float32.
 
         Returns:
-            (out_channels, in_channels, *kernel_size) on the generator's device.
+            ``(out_channels, in_channels, *kernel_size)`` on the generator's device.
         """
         taps = self._variance.numel()
         drawn = dtype if dtype in (torch.float32, torch.float64) else torch.float32
@@ -321,7 +321,7 @@ class FilterPrior:
         determinant instead of the trace).
 
         Args:
-            weight: (out, in/groups, *kernel_size).
+            weight: ``(out, in/groups, *kernel_size)``.
 
         Returns:
             Scalar, differentiable; half-precision weights are summed in float32.

@@ -50,8 +50,8 @@ def reference_penalty(weight: Tensor, costs: Tensor, strength: float) -> float:
     """``strength * sum over o, i, taps of c[tap] * w[o, i, tap]^2``, term by term.
 
     Args:
-        weight: (out, in, *kernel_size), any floating dtype.
-        costs: (*kernel_size).
+        weight: ``(out, in, *kernel_size)``, any floating dtype.
+        costs: ``(*kernel_size)``.
         strength: the factor in front.
 
     Returns:
@@ -77,7 +77,7 @@ def reference_precision_penalty(weight: Tensor, covariance: Tensor) -> float:
     """``sum over filters f of w_f' A w_f``, ``A = Sigma^-1`` scaled to ``trace(A) = taps``.
 
     Args:
-        weight: (out, in, *kernel_size).
+        weight: ``(out, in, *kernel_size)``.
         covariance: ``Sigma``, (taps, taps), positive definite.
 
     Returns:

@@ -58,7 +58,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [*launcher, "--nproc-per-node=2", script, folder],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=True,
-        timeout=120,
+        timeout=600,
     )
     return folder
 

@@ -48,9 +48,24 @@ def test_text_table_says_what_was_found(results):
     assert "+2.00" in line
     assert line.endswith("helps")
     assert "1 pair missing: split 0 seed 6" in text
+    assert "locality - baseline = +2.00 points, 95 % interval" in text
     assert " 7-0-0 " in line
     assert "not about other" in text
     assert "corrected by Holm for 3 arms" in text
+
+
+def test_text_table_of_many_arms_speaks_of_those_that_matter():
+    rows = [
+        Row(arm, "d", "m", split, 0, f"{arm}{split}", "finished", metrics(value))
+        for arm in ("baseline", *(f"arm {i}" for i in range(9)))
+        for split in range(9)
+        for value in [0.8 + 0.01 * (arm == "arm 3") + (split if arm == "arm 4" else 0) / 999]
+    ]
+    rows[-1] = Row("arm 8", "d", "m", 8, 0, "dead", "diverged", None, "the loss became nan")
+    text = text_table(summarize(rows), compare(rows, "baseline"))
+    assert text.count("arm 3 - baseline = +1.00 points") == text.count(" - baseline = ") == 1
+    assert "\narm 8\n  1 pair missing: split 8 seed 0 (arm 8 diverged)\n" in text
+    assert "8 arms with too few untied pairs for a verdict" in text
 
 
 def test_text_table_is_aligned_and_safe_for_a_terminal(results):
@@ -69,6 +84,7 @@ def test_text_table_is_aligned_and_safe_for_a_terminal(results):
 def test_text_table_of_an_unfinished_study():
     rows = [Row(arm, "d", "m", 0, 0, arm, "waiting") for arm in ("baseline", "x")]
     text = text_table(summarize(rows), compare(rows, "baseline"))
+    assert "x - baseline: no pair finished in both arms, so nothing can be said" in text
     assert "1 pair missing: split 0 seed 0 (baseline has not run, x has not run)" in text
     assert text_table([], []) == "\n"
 

@@ -17,9 +17,11 @@ from convprior.lab.study.rows import Row
 from convprior.lab.study.statistics import Comparison, Summary
 
 _HEAD = (
-    "arm", "accuracy", "sd", "n", "difference", "95 % interval", "won-lost-tied",
-    "p (Holm)", "by split", "verdict",
+    "arm", "accuracy", "sd", "n", "difference", "95 % interval", "won-lost-tied", "p (Holm)",
+    "verdict",
 )  # fmt: skip
+_SENTENCES = 6
+"""Arms that get a sentence each; with more, those alone of which there is something to say."""
 _RULE = "─"
 _COLUMNS = 96
 
@@ -28,7 +30,7 @@ def text_table(summaries: Sequence[Summary], comparisons: Sequence[Comparison]) 
     """The results as aligned plain text, for a terminal, a file or a README.
 
     One block for each (data, model): the arms' mean and standard deviation over cells in percent,
-    the paired difference to the baseline in points, the verdict; below it what qualifies them.
+    the paired difference to the baseline in points, the verdict; below it the same in words.
     """
     blocks = []
     for data, model in dict.fromkeys((one.data, one.model) for one in summaries):
@@ -36,14 +38,8 @@ def text_table(summaries: Sequence[Summary], comparisons: Sequence[Comparison]) 
         against = {one.arm: one for one in comparisons if (one.data, one.model) == (data, model)}
         lines = [[*_accuracy(one), *_difference(against.get(one.arm))] for one in own]
         title = f"{printable(data)}, {printable(model)} ({own[0].metric.replace('_', ' ')} in %)"
-        notes = [
-            f"{printable(one.arm)}: {printable(note)}"
-            for one in against.values()
-            for note in one.notes
-        ]
-        filled = [column for column in zip(_HEAD, *lines, strict=True) if any(column[1:])]
-        table = [list(line) for line in zip(*filled, strict=True)]
-        blocks.append("\n".join([title, *_align(table), *notes]))
+        table = "\n".join([title, *_align([list(_HEAD), *lines])])
+        blocks += [table, *_sentences(list(against.values()))]
     remarks = [textwrap.fill(remark, _COLUMNS) for remark in wording.remarks(comparisons)]
     return "\n\n".join([*blocks, *remarks]) + "\n"
 
@@ -102,6 +98,28 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
+def _sentences(comparisons: list[Comparison]) -> list[str]:
+    """The headlines, each with its notes below; with many arms, only what stands out."""
+    every = len(comparisons) <= _SENTENCES
+    lines = []
+    for one in comparisons:
+        notes = [*one.notes, one.by_split]
+        if every or one.verdict != "not shown":
+            lines.append(printable(one.headline))
+        elif one.missing:
+            lines.append(printable(one.arm))
+            notes = wording.absent(one.missing)
+        else:
+            continue
+        text = printable("; ".join(filter(None, notes)))
+        wrapped = textwrap.wrap(text, _COLUMNS - 2, break_on_hyphens=False)
+        lines += [f"  {line}" for line in wrapped]
+    undecidable = sum(not one.decidable for one in comparisons)
+    if undecidable and not every:
+        lines.append(f"{wording.count(undecidable, 'arm')} with too few untied pairs for a verdict")
+    return ["\n".join(lines)] if lines else []
+
+
 def _accuracy(one: Summary) -> list[str]:
     mean = "-" if one.mean is None else f"{one.mean:.2f}"
     sd = "-" if one.sd is None else f"{one.sd:.2f}"
@@ -110,16 +128,15 @@ def _accuracy(one: Summary) -> list[str]:
 
 def _difference(one: Comparison | None) -> list[str]:
     if one is None:
-        return [""] * 6
+        return [""] * 5
     if one.mean is None:
-        return ["-", "-", "-", "-", "-", one.verdict]
+        return ["-", "-", "-", "-", one.verdict]
     interval = "-"
     if one.low is not None and one.high is not None:
         interval = f"{wording.points(one.low, 2)} to {wording.points(one.high, 2)}"
     difference = wording.points(one.mean, 2, sign=True)
     record = f"{one.wins}-{one.losses}-{one.ties}"
-    splits = wording.split_range(one.split_means, " ") if one.by_split else ""
-    return [difference, interval, record, f"{one.p_holm:.4f}", splits, one.verdict]
+    return [difference, interval, record, f"{one.p_holm:.4f}", one.verdict]
 
 
 def _align(lines: list[list[str]]) -> Iterable[str]:

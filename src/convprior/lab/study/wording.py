@@ -69,15 +69,12 @@ def by_split(means: Mapping[int, float], pairs: int) -> str:
         return ""
     if len(means) == 1:
         return f"all pairs share split {next(iter(means))}"
-    return f"mean by split: {split_range(means, ', ')}"
-
-
-def split_range(means: Mapping[int, float], separator: str) -> str:
-    """The mean of each split, or of many the lowest and the highest."""
     if len(means) <= _NAMED:
-        return separator.join(points(mean, 2, sign=True) for mean in means.values())
-    ends = min(means.values()), max(means.values())
-    return " to ".join(points(end, 2, sign=True) for end in ends)
+        listed = ", ".join(points(mean, 2, sign=True) for mean in means.values())
+    else:
+        ends = min(means.values()), max(means.values())
+        listed = " to ".join(points(end, 2, sign=True) for end in ends)
+    return f"mean by split: {listed}"
 
 
 def remarks(comparisons: "Sequence[Comparison]") -> list[str]:

@@ -153,6 +153,19 @@ def test_learning_curves_of_few_and_many_arms(arms, lowest):
         assert set(names[1:]) <= set(texts(root))
 
 
+@pytest.mark.parametrize("end", [2.0, 1.0, 0.4, 0.1, 0.01, 1e-6])
+def test_every_learning_curve_has_at_least_two_labels_on_its_loss_axis(end):
+    points = [CurvePoint(100, 2.4, 2.3, 2.5), CurvePoint(200, end, 0.9 * end, 1.1 * end)]
+    svg = draw_learning_curves({"baseline": points}, ["baseline"], "baseline")
+    labels = [text for text in texts(parsed(svg)) if text and text not in _TITLES]
+    losses = [float(text) for text in labels if not text.endswith("k") and float(text) < 10]
+    assert len(losses) >= 2
+    assert all(0.8 * end <= value <= 2.6 for value in losses)
+
+
+_TITLES = ("training loss", "training images seen")
+
+
 def tuning(arm: str, values: list, key: str = "optimizer.weight_decay") -> Tuning:
     trials = [
         Trial({key: value}, 0.9 - 0.01 * abs(i - 2), None if i == 4 else 0.3, ())

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -194,6 +195,14 @@ def test_too_few_pairs_are_said_first(make_study):
     lead = "Too few pairs for a verdict: 5 pairs can show nothing."
     assert found.text.index(lead) < found.text.index("What was found")
     assert "7 pairs all on one side are enough" in found.text
+
+
+def test_too_many_ties_are_said_first(make_study):
+    outcome = make_study(DOCUMENT)
+    tied = [replace(one, metrics={**one.metrics, "accuracy": 0.9}) for one in outcome.rows]
+    tied[-1] = replace(tied[-1], metrics={**tied[-1].metrics, "accuracy": 0.8})
+    comparisons = compare(tied, "baseline")
+    assert bottom_line(comparisons, 1) == "No verdict: at most 1 of 10 pairs differ."
 
 
 def test_twenty_arms_and_two_hundred_cells_stay_readable_and_small(make_study):

@@ -25,6 +25,8 @@ from convprior.lab.report.drawing import (
 from convprior.lab.study.rows import Row
 
 _HEIGHT, _SMALL = 230, 80
+_NARROW = 5
+"""Losses within this factor need no logarithm, and get more round values without it."""
 _POINTS = 60
 """Points of a drawn curve; more are not told apart at this width."""
 
@@ -78,7 +80,7 @@ def draw_learning_curves(
     ]
     every = [one for curve in curves.values() for one in curve]
     ends = min((one.low for one in every), default=0.0), max((one.high for one in every), default=1)
-    log = ends[0] > 0
+    log = ends[0] > 0 and ends[1] / ends[0] > _NARROW
     scale = alt.Scale(type="log" if log else "linear", zero=False, nice=False)
     grid = alt.Axis(
         grid=True, format="~g", values=_decades(*ends) if log else alt.Undefined, tickCount=4
@@ -132,15 +134,11 @@ def panels(
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """Round values of a logarithmic axis: 1, 2, 5 of each decade, or fewer if it spans many.
-
-    What is rounded away at the ends is added, so that a short range has values too.
-    """
+    """Round values of a logarithmic axis: 1, 2, 5 of each decade, or fewer if it spans many."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = (1, 2, 5) if high / low < 30 else (1, 3) if high / low < 1000 else (1,)
     values = [factor * 10.0**power for power in range(first, last + 1) for factor in steps]
-    inside = [value for value in values if low <= value <= high]
-    return inside if len(inside) > 1 else [float(f"{low:.2g}"), float(f"{high:.2g}")]
+    return [value for value in values if low <= value <= high]
 
 
 def _log(path: Path) -> list[tuple[int, float]]:

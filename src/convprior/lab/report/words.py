@@ -45,8 +45,10 @@ def bottom_line(comparisons: Sequence[Comparison], settings: int) -> str:
     if not any(one.pairs for one in comparisons):
         return ""
     if not any(one.decidable for one in comparisons):
-        most = max(one.pairs for one in comparisons)
-        return f"Too few pairs for a verdict: {count(most, 'pair')} can show nothing."
+        most = max(comparisons, key=lambda one: one.pairs - one.ties)
+        if most.ties:
+            return f"No verdict: at most {most.pairs - most.ties} of {most.pairs} pairs differ."
+        return f"Too few pairs for a verdict: {count(most.pairs, 'pair')} can show nothing."
     found: dict[str, list[str]] = {}
     for one in comparisons:
         found.setdefault(one.arm, []).append(one.verdict)

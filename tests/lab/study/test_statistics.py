@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from convprior.errors import InputError
+from convprior.lab.study.comparison import Comparison
 from convprior.lab.study.rows import Row, Status
 from convprior.lab.study.significance import Interval, holm, interval, pairs_needed, sign_test
-from convprior.lab.study.statistics import Comparison, compare, summarize
+from convprior.lab.study.statistics import compare, summarize
 from convprior.lab.study.wording import headline
 
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=8)

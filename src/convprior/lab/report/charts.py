@@ -13,7 +13,7 @@ from convprior.lab.report.drawing import (
     render,
     short_names,
 )
-from convprior.lab.study.statistics import Comparison, Summary
+from convprior.lab.study.comparison import Comparison, Summary
 
 _DOTS, _MEAN = 0.5, 0.85
 """Share of an arm's band that the lines of dots take, and where its mean lies."""

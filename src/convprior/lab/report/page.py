@@ -12,10 +12,10 @@ from convprior.lab.report.curves import draw_learning_curves, learning_curves
 from convprior.lab.report.drawing import MOST_COLORS, arm_colors
 from convprior.lab.report.toml import to_toml
 from convprior.lab.report.tuning import draw_tuning
+from convprior.lab.study.comparison import Comparison, Summary
 from convprior.lab.study.design import Slot
 from convprior.lab.study.keys import flatten
 from convprior.lab.study.run import Outcome, chosen_values
-from convprior.lab.study.statistics import Comparison, Summary
 from convprior.lab.study.tune import Tuning
 from convprior.lab.study.wording import count, points, remarks
 from convprior.lab.train import as_dict

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from convprior.lab.study.comparison import Comparison
 from convprior.lab.study.design import Slot, Study
 from convprior.lab.study.rows import Row
-from convprior.lab.study.statistics import Comparison, compare
+from convprior.lab.study.statistics import compare
 from convprior.lab.study.wording import count
 
 _NAMED = 4

@@ -8,8 +8,9 @@ from pathlib import Path
 from convprior._files import write_atomic
 from convprior._optional import require
 from convprior.lab.report.page import content
+from convprior.lab.study.comparison import Comparison, Summary
 from convprior.lab.study.run import Outcome, read_study
-from convprior.lab.study.statistics import Comparison, Summary, compare, summarize
+from convprior.lab.study.statistics import compare, summarize
 from convprior.lab.study.tables import text_table, write_csv, write_results
 
 

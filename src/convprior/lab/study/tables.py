@@ -13,8 +13,8 @@ from typing import Any
 from convprior import __version__
 from convprior._files import write_atomic, write_json
 from convprior.lab.study import wording
+from convprior.lab.study.comparison import Comparison, Summary
 from convprior.lab.study.rows import Row
-from convprior.lab.study.statistics import Comparison, Summary
 
 _HEAD = (
     "arm", "accuracy", "sd", "n", "difference", "95 % interval", "won-lost-tied", "p (Holm)",

@@ -1,12 +1,9 @@
 """The words of the statistics: one place, so that terminal, table and report say the same."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
+from convprior.lab.study.comparison import Comparison
 from convprior.lab.study.significance import LEVEL, Interval, pairs_needed, smallest_p
-
-if TYPE_CHECKING:
-    from convprior.lab.study.statistics import Comparison
 
 _NAMED = 6
 """Missing pairs named in a sentence; the rest are counted (the report lists every cell)."""
@@ -77,7 +74,7 @@ def by_split(means: Mapping[int, float], pairs: int) -> str:
     return f"mean by split: {listed}"
 
 
-def remarks(comparisons: "Sequence[Comparison]") -> list[str]:
+def remarks(comparisons: Sequence[Comparison]) -> list[str]:
     """What holds for all comparisons of a study: the rule of the verdict, and its limits."""
     if not comparisons:
         return []

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from convprior.errors import InputError
 from convprior.lab.study.design import Arm, Range, Slot, Study, Tune, Variant, check_arms
 from convprior.lab.study.keys import flatten, leaves, nest, spread
-from convprior.lab.study.problems import nearest, validate
+from convprior.lab.study.problems import check, nearest, validate
 from convprior.lab.train import Recipe
 
 _PYDANTIC: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
@@ -81,7 +81,13 @@ def parse_study(document: Mapping[str, Any]) -> Study:
         InputError: one sentence for every wrong key or value.
     """
     plain = json.loads(json.dumps(document, default=str))
-    file = validate(StudyFile, _normalize(plain))
+    normal = _normalize(plain)
+    base = normal.get("base", {})
+    if isinstance(base, dict):  # checked with every arm's own keys below
+        normal.pop("base", None)
+    file = validate(StudyFile, normal)
+    found = check(Recipe, base, lambda key: f"base.{key}")
+    problems = dict.fromkeys(found if isinstance(found, list) else [])
     arms = tuple(_arm(name, table, file.tune) for name, table in file.arms.items())
     for name, table in file.arms.items() if "tune" not in plain else ():
         if table.keys() & {"tune", "tuned_as"}:
@@ -92,20 +98,21 @@ def parse_study(document: Mapping[str, Any]) -> Study:
         _known(f"arms.{arm.name}.tuned_as", arm.tuned_as, names)
     data = _variants("data", "source", file.data)
     models = _variants("model", "name", file.models)
+    common = Recipe() if isinstance(found, list) else found
     study = Study(
         name=file.name,
         description=file.description,
-        base=file.base,
+        base=common,
         arms=arms,
         baseline=file.baseline or names[0],
-        data=data or (Variant(_label(file.base.data.source), {}),),
-        models=models or (Variant(file.base.model.name, {}),),
+        data=data or (Variant(_label(common.data.source), {}),),
+        models=models or (Variant(common.model.name, {}),),
         splits=file.splits,
         seeds=file.seeds,
         tune=file.tune,
         document=plain,
     )
-    problems = dict.fromkeys(_problems(study, flatten(plain.get("base", {}))))
+    problems |= dict.fromkeys(_problems(study, flatten(base)))
     if problems:
         raise InputError("; ".join(problems))
     check_arms(study)
@@ -229,10 +236,8 @@ def _fixed(place: str, overrides: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _wrong(flat: dict[str, Any], place: Callable[[str], str]) -> Iterator[str]:
-    try:
-        validate(Recipe, nest(flat), place)
-    except InputError as error:
-        yield str(error)
+    found = check(Recipe, nest(flat), place)
+    yield from found if isinstance(found, list) else []
 
 
 def _origin(slot: Slot, study: Study) -> Callable[[str], str]:

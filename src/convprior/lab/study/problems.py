@@ -13,7 +13,7 @@ from convprior._optional import require
 from convprior.errors import InputError
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import TypeAdapter
     from pydantic_core import ErrorDetails
 
 T = TypeVar("T")
@@ -41,12 +41,21 @@ def validate(kind: type[T], values: Any, place: Callable[[str], str] = str) -> T
     Raises:
         InputError: one sentence a problem.
     """
+    found = check(kind, values, place)
+    if isinstance(found, list):
+        raise InputError("; ".join(found))
+    return found
+
+
+def check(kind: type[T], values: Any, place: Callable[[str], str] = str) -> T | list[str]:
+    """As :func:`validate`, but returns the sentences."""
     pydantic = require("pydantic", "lab")
     try:
         # JSON is where pydantic is strict and still takes a dictionary for a dataclass.
         checked = adapter(typing.cast("Any", kind)).validate_json(json.dumps(values), strict=True)
     except pydantic.ValidationError as error:
-        raise InputError("; ".join(_sentences(error, kind, place))) from None
+        sentences = [_sentence(problem, kind, place) for problem in error.errors()]
+        return list(dict.fromkeys(sentences))
     return typing.cast("T", checked)
 
 
@@ -62,12 +71,6 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = list(known)
     near = difflib.get_close_matches(name, names, 1)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
-
-
-def _sentences(
-    error: "ValidationError", kind: type, place: Callable[[str], str]
-) -> dict[str, None]:
-    return {_sentence(problem, kind, place): None for problem in error.errors()}
 
 
 def _sentence(problem: "ErrorDetails", kind: type, place: Callable[[str], str]) -> str:

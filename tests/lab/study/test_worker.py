@@ -22,6 +22,7 @@ def job(folder, **changes):
         "device": "cpu",
         "threads": 1,
         "keep_weights": True,
+        "retry": False,
     } | changes
 
 
@@ -70,14 +71,16 @@ def test_weights_of_trials_are_not_kept(tmp_path):
         (MemoryError(), "crashed", "MemoryError"),
     ],
 )
-def test_a_failure_is_recorded_and_forgotten_when_rerun(tmp_path, error, status, sentence):
+def test_a_failure_is_recorded_and_only_a_crash_is_rerun(tmp_path, error, status, sentence):
     end, _ = run(tmp_path, raises(error))
     assert end == {"status": status, "error": sentence, "fatal": False}
     assert read_status(tmp_path) == (status, None, sentence)
     assert "raise error from cause" in json.loads((tmp_path / "error.json").read_text())["detail"]
-    run(tmp_path, finish)
-    assert read_status(tmp_path)[0] == "finished"
-    assert not (tmp_path / "error.json").exists()
+    assert run(tmp_path, raises(AssertionError("ran again")))[0] == end
+    run(tmp_path, finish, retry=True)
+    rerun = status == "crashed"
+    assert read_status(tmp_path)[0] == ("finished" if rerun else "diverged")
+    assert (tmp_path / "error.json").exists() != rerun
 
 
 def test_a_stopped_cell_is_not_a_failure(tmp_path):

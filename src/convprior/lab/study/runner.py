@@ -119,7 +119,7 @@ class Runner:
         while pending or busy or any(worker.cell for worker in self._workers):
             while busy and busy[0][0] <= time.monotonic():
                 pending.append(busy.popleft()[1])
-            self._hand_out(pending, keep_weights)
+            self._hand_out(pending, {"keep_weights": keep_weights, "retry": retry})
             try:
                 worker, message = self._inbox.get(timeout=_BUSY_SECONDS / 2)
             except queue.Empty:
@@ -138,7 +138,7 @@ class Runner:
                 if message["fatal"]:
                     raise RunError(message["error"])
 
-    def _hand_out(self, pending: "deque[Cell]", keep_weights: bool) -> None:
+    def _hand_out(self, pending: "deque[Cell]", options: Message) -> None:
         for device in self._missing_devices()[: len(pending)]:
             self._workers.append(self._start(device))
         for worker in self._workers:
@@ -151,7 +151,7 @@ class Runner:
                         "recipe": as_dict(worker.cell.recipe),
                         "device": worker.device,
                         "threads": self.threads,
-                        "keep_weights": keep_weights,
+                        **options,
                     }
                 )
 

@@ -35,7 +35,7 @@ def run_cell(
     """Runs one cell and records how it ended.
 
     Args:
-        job: ``folder, recipe`` (nested dictionaries) ``, device, threads, keep_weights``.
+        job: ``folder, recipe`` (nested dictionaries) ``, device, threads, keep_weights, retry``.
         train: :func:`convprior.lab.train.train`, or what stands in for it.
         tell: gets progress messages.
         stop: asked whether to save and stop.
@@ -62,8 +62,12 @@ def run_cell(
         with locked(folder) as free:
             if not free:
                 return {"status": "busy", "error": None, "fatal": False}
-            if read_status(folder)[0] == "finished":
-                return end("finished")
+            status, _, error = read_status(folder)  # another process may have been here
+            ended = (
+                ("finished", "diverged") if job["retry"] else ("finished", "diverged", "crashed")
+            )
+            if status in ended:
+                return end(status, error)
             clear_failure(folder)
             try:
                 train(
@@ -74,17 +78,17 @@ def run_cell(
                     on_progress=tell,
                     should_stop=stop,
                 )
-            except Interrupted as error:
-                return end("interrupted", str(error))
-            except Diverged as error:
-                return failed("diverged", error)
-            except Exception as error:
-                return failed("crashed", error)
+            except Interrupted as stopped:
+                return end("interrupted", str(stopped))
+            except Diverged as diverged:
+                return failed("diverged", diverged)
+            except Exception as crashed:
+                return failed("crashed", crashed)
             if not job["keep_weights"]:
                 (folder / "weights.safetensors").unlink(missing_ok=True)
             return end("finished")
-    except RunError as error:  # the lock or the failure could not be written
-        return end("interrupted", str(error), fatal=True)
+    except RunError as unwritable:  # the lock or the failure could not be written
+        return end("interrupted", str(unwritable), fatal=True)
 
 
 def main(train: Train | None = None) -> None:

@@ -32,7 +32,7 @@ from convprior.lab.data import DataRecipe
     ],
 )
 def test_a_value_outside_its_range_is_named(field, value):
-    with pytest.raises(InputError, match=rf"{field} \(={value!r}\) must"):
+    with pytest.raises(InputError, match=rf"data\.{field} = {value!r} must"):
         DataRecipe(**{field: value})
 
 

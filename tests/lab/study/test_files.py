@@ -116,7 +116,7 @@ def test_later_settings_win():
         ),
         (
             {"base": {"data": {"crop": -1, "per_class": 5}}},
-            "crop (=-1) must be a whole number >= 0",
+            "base.data.crop = -1 must be >= 0",
         ),
         ({"base": {}}, "split (=1) needs per_class"),
         ({"base": {"seed": 3}}, "base.seed cannot be set: the study crosses with seeds"),

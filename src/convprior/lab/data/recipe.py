@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from convprior.errors import InputError
+from convprior.lab.plain import none_or, require, settle
 
 
 @dataclass(frozen=True)
@@ -45,20 +46,15 @@ class DataRecipe:
     __pydantic_config__: ClassVar = {"extra": "forbid", "use_attribute_docstrings": True}
 
     def __post_init__(self) -> None:
-        if not self.source or not isinstance(self.source, str):
-            raise InputError(
-                f"source (={self.source!r}) must name a data source, for example 'digits'"
-            )
-        _choice("rule", self.rule, ("consecutive", "random"))
-        _choice("evaluate", self.evaluate, ("test", "validation"))
-        _choice("channels", self.channels, (None, 1, 3))
-        _whole("per_class", self.per_class, 1, optional=True)
-        _whole("split", self.split, 0)
-        _whole("image_size", self.image_size, 1, optional=True)
-        _whole("crop", self.crop, 0)
-        _whole("cutout", self.cutout, 0)
-        _share("validation", self.validation, "held back from each class", 0.4, zero=False)
-        _share("color", self.color, "around the factor 1", 0.2, zero=True)
+        settle(self, "data")
+        require(bool(self.source), "data.source", self.source, "must name a source, e.g. 'digits'")
+        least = {"per_class": 1, "split": 0, "image_size": 1, "crop": 0, "cutout": 0}
+        for name, low in least.items():
+            value = getattr(self, name)
+            require(none_or(value, low), f"data.{name}", value, f"must be >= {low}")
+        share, color = self.validation, self.color
+        require(0 < share < 1, "data.validation", share, "must be a share between 0 and 1")
+        require(0 <= color < 1, "data.color", color, "must be in [0, 1)")
         if self.per_class is None and self.split != 0:
             raise InputError(
                 f"split (={self.split}) needs per_class: without it every split is the whole "
@@ -77,25 +73,3 @@ class DataRecipe:
 def fitted_share(count: int, validation: float) -> int:
     """Returns how many of ``count`` images are trained on when a share is held back."""
     return round(count * (1.0 - validation))
-
-
-def _choice(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed or isinstance(value, bool):
-        names = " or ".join(repr(choice) for choice in allowed if choice is not None)
-        raise InputError(f"{name} (={value!r}) must be {names}")
-
-
-def _whole(name: str, value: object, least: int, *, optional: bool = False) -> None:
-    if optional and value is None:
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name} (={value!r}) must be a whole number >= {least}")
-
-
-def _share(name: str, value: object, meaning: str, example: float, *, zero: bool) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (number and 0 <= value < 1 and (zero or value > 0)):  # type: ignore[operator]
-        raise InputError(
-            f"{name} (={value!r}) must be a share {meaning}, 0 {'<=' if zero else '<'} {name} < 1, "
-            f"for example {name} = {example}"
-        )

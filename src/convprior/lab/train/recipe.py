@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from convprior.lab.data import DataRecipe
-from convprior.lab.train.plain import as_dict, from_dict, none_or, positive, require, settle
+from convprior.lab.plain import as_dict, from_dict, none_or, positive, require, settle
 
 __all__ = [
     "BudgetRecipe",

@@ -37,7 +37,7 @@ def test_a_value_outside_its_range_is_named(field, value):
 
 
 def test_split_without_per_class_is_refused():
-    with pytest.raises(InputError, match=r"split \(=2\) needs per_class"):
+    with pytest.raises(InputError, match=r"data\.split = 2 needs data\.per_class"):
         DataRecipe(split=2)
 
 

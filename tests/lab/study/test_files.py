@@ -118,7 +118,7 @@ def test_later_settings_win():
             {"base": {"data": {"crop": -1, "per_class": 5}}},
             "base.data.crop = -1 must be >= 0",
         ),
-        ({"base": {}}, "split (=1) needs per_class"),
+        ({"base": {}}, "base.data.split = 1 needs data.per_class"),
         ({"base": {"seed": 3}}, "base.seed cannot be set: the study crosses with seeds"),
         (
             {"arms": {"a": {}, "b": {"law": "quadratic"}}},

@@ -57,16 +57,16 @@ class DataRecipe:
         require(0 <= color < 1, "data.color", color, "must be in [0, 1)")
         if self.per_class is None and self.split != 0:
             raise InputError(
-                f"split (={self.split}) needs per_class: without it every split is the whole "
-                "training set; set per_class or split = 0"
+                f"data.split = {self.split} needs data.per_class: without it every split is the "
+                "whole training set; set data.per_class or data.split = 0"
             )
         if self.evaluate == "validation" and self.per_class is not None:
             kept = fitted_share(self.per_class, self.validation)
             if not 0 < kept < self.per_class:
                 raise InputError(
-                    f"validation (={self.validation}) of per_class (={self.per_class}) leaves "
+                    f"data.validation = {self.validation} of data.per_class = {self.per_class} leaves "
                     f"{kept} images a class to train on and {self.per_class - kept} to validate "
-                    "on, but both parts need one: change validation or per_class"
+                    "on, but both parts need one: change either"
                 )
 
 

@@ -64,9 +64,9 @@ class DataRecipe:
             kept = fitted_share(self.per_class, self.validation)
             if not 0 < kept < self.per_class:
                 raise InputError(
-                    f"data.validation = {self.validation} of data.per_class = {self.per_class} leaves "
-                    f"{kept} images a class to train on and {self.per_class - kept} to validate "
-                    "on, but both parts need one: change either"
+                    f"data.validation = {self.validation} of data.per_class = {self.per_class} "
+                    f"leaves {kept} images a class to train on and {self.per_class - kept} to "
+                    "validate on, but both parts need one: change either"
                 )
 
 

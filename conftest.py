@@ -4,6 +4,7 @@ import os
 import tempfile
 
 import torch
+from hypothesis import settings
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser as MarkdownBlocks
 from sybil.parsers.myst import PythonCodeBlockParser as MystBlocks
@@ -14,6 +15,10 @@ os.environ["CONVPRIOR_CACHE"] = _cache.name
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("CONVPRIOR_DATA", None)
 torch.set_num_threads(1)
+
+# The same examples everywhere, and no deadline: a busy machine is not a failure.
+settings.register_profile("convprior", deadline=None, max_examples=60, derandomize=True)
+settings.load_profile("convprior")
 
 # A page is one program: its blocks share their names and run in order.
 pytest_collect_file = (

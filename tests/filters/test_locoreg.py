@@ -1,7 +1,4 @@
-"""LocoReg: the penalty, its gradient and the decoupled form against loops and torch.optim."""
-
-import copy
-import math
+"""LocoReg: the penalty, its gradient and the decoupled form against loops."""
 
 import pytest
 import torch
@@ -10,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from convprior.errors import InputError
-from convprior.filters import FilterPrior, LocoReg, tap_costs
+from convprior.filters import LocoReg, tap_costs
 from convprior.filters.reference import reference_gradient, reference_penalty
 
 
@@ -37,30 +34,6 @@ def network(dtype=torch.float64, seed=0):
 
 def convolutions(model):
     return {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd)}
-
-
-def small(dtype=torch.float64, norm=True):
-    torch.manual_seed(1)
-    body = [nn.Conv2d(2, 6, 3, padding=1, bias=False)]
-    body += [nn.BatchNorm2d(6)] if norm else []
-    body += [nn.ReLU(), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 4, 3, groups=2), nn.AdaptiveAvgPool2d(1)]
-    return nn.Sequential(*body, nn.Flatten(), nn.Linear(4, 3)).to(dtype)
-
-
-def batch(step, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(step)
-    x = torch.randn(8, 2, 6, 6, generator=generator, dtype=dtype)
-    return x, torch.randint(3, (8,), generator=generator)
-
-
-def loss_of(model, step):
-    x, y = batch(step, next(model.parameters()).dtype)
-    return nn.functional.cross_entropy(model(x), y)
-
-
-def difference(one, other):
-    pairs = zip(one.parameters(), other.parameters(), strict=True)
-    return max((a - b).detach().abs().max().item() for a, b in pairs)
 
 
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
@@ -143,97 +116,6 @@ def test_floor_one_is_plain_l2():
     torch.testing.assert_close(LocoReg(model, 0.1, floor=1.0)(), 0.1 * squares)
 
 
-@pytest.mark.parametrize("form", ["penalty", "gradient"])
-# A power of two multiplies without rounding, so that an FMA and a product agree to the bit.
-@pytest.mark.parametrize(("decay", "tolerance"), [(2.0**-9, 0.0), (5e-3, 1e-14)])
-def test_floor_one_follows_sgd_with_weight_decay(form, decay, tolerance):
-    ours, theirs = small(), small()
-    reg = LocoReg(ours, decay / 2, floor=1.0)
-    groups = LocoReg.param_groups(ours, weight_decay=0.0)
-    mine = torch.optim.SGD(groups, lr=0.05, momentum=0.9)
-    groups = LocoReg.param_groups(theirs, weight_decay=0.0)
-    groups[0]["weight_decay"] = decay
-    reference = torch.optim.SGD(groups, lr=0.05, momentum=0.9)
-    for step in range(50):
-        mine.zero_grad()
-        loss = loss_of(ours, step)
-        if form == "penalty":
-            (loss + reg()).backward()
-        else:
-            loss.backward()
-            reg.add_gradient_()
-        mine.step()
-        reference.zero_grad()
-        loss_of(theirs, step).backward()
-        reference.step()
-    assert difference(ours, theirs) <= tolerance
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"fused": True}], ids=str)
-def test_decay_before_the_step_is_adamw_to_the_bit(dtype, options):
-    ours, theirs = small(dtype), small(dtype)
-    decay = 0.1
-    reg = LocoReg(ours, decay / 2, floor=1.0)
-    mine = torch.optim.AdamW(LocoReg.param_groups(ours, 0.0), lr=1e-2, **options)
-    groups = LocoReg.param_groups(theirs, 0.0)
-    groups[0]["weight_decay"] = decay
-    reference = torch.optim.AdamW(groups, lr=1e-2, **options)
-    reg.check_optimizer(mine)
-    for step in range(50):
-        for optimizer in (mine, reference):
-            for group in optimizer.param_groups:
-                group["lr"] = 1e-2 * (1 - step / 60)
-        mine.zero_grad()
-        loss_of(ours, step).backward()
-        reg.decay_(mine)
-        mine.step()
-        reference.zero_grad()
-        loss_of(theirs, step).backward()
-        reference.step()
-    # PyTorch's fused kernel multiplies by a float32 rate and decay; the others by a double.
-    exact = not options.get("fused") or dtype == torch.float64
-    assert difference(ours, theirs) == 0.0 if exact else difference(ours, theirs) < 1e-6
-
-
-def test_decay_after_the_step_also_shrinks_the_update():
-    ours, theirs = small(), small()
-    reg = LocoReg(ours, 0.05)
-    mine = torch.optim.AdamW(ours.parameters(), lr=1e-2, weight_decay=0.0)
-    reference = torch.optim.AdamW(theirs.parameters(), lr=1e-2, weight_decay=0.0)
-    for step in range(20):
-        for model, optimizer in ((ours, mine), (theirs, reference)):
-            optimizer.zero_grad()
-            loss_of(model, step).backward()
-            optimizer.step()
-        reg.decay_(1e-2)
-        for module in convolutions(theirs).values():
-            costs = tap_costs(module.kernel_size)
-            module.weight.data *= 1 - 1e-2 * 0.1 * costs
-    assert difference(ours, theirs) < 1e-15
-
-
-def test_groups_have_their_own_rates():
-    model = small()
-    weights = [model[0].weight, model[4].weight]
-    optimizer = torch.optim.SGD(
-        [
-            {"params": [weights[0]], "lr": 0.1},
-            {"params": [p for p in model.parameters() if p is not weights[0]], "lr": 0.3},
-        ]
-    )
-    reg = LocoReg(model, 0.05)
-    expected = [
-        w.detach() * (1 - lr * 0.1 * tap_costs(3))
-        for w, lr in zip(weights, (0.1, 0.3), strict=True)
-    ]
-    reg.decay_(optimizer)
-    for weight, value in zip(weights, expected, strict=True):
-        torch.testing.assert_close(weight.detach(), value, rtol=1e-14, atol=0)
-    with pytest.raises(InputError, match=r"does not hold the weight of '0'"):
-        reg.decay_(torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1))
-
-
 def test_strength_and_rate_may_change_between_steps():
     conv = nn.Conv2d(2, 2, 3, dtype=torch.float64)
     reg = LocoReg(conv, 0.1)
@@ -251,14 +133,6 @@ def test_half_precision_is_multiplied_by_an_unrounded_factor():
     LocoReg(conv, 0.5, floor=1.0).decay_(3e-3)
     assert torch.equal(conv.weight.detach(), before.mul(1 - 3e-3))  # as AdamW does
     assert not torch.equal(conv.weight.detach(), before * torch.tensor(1 - 3e-3).bfloat16())
-
-
-def test_a_tap_must_not_change_its_sign():
-    reg = LocoReg(small(), 1.0)
-    with pytest.raises(InputError, match=r"max\(c\) is 1\.2 for '0' \(lr=0\.4, strength=1"):
-        reg.decay_(0.4)
-    with pytest.raises(InputError, match=r"must be in \[0, 1\)"):
-        reg.decay_(-0.1)
 
 
 def test_grouped_is_the_sum_over_split_convolutions():
@@ -309,58 +183,6 @@ def test_after_batch_norm_only_locality_is_tangential():
     assert tangential(conv.weight.grad, ring) < 1e-12
 
 
-@pytest.mark.parametrize("norm", [True, False])
-def test_training_with_and_without_batch_norm_moves_weight_to_the_center(norm):
-    def center_share(strength):
-        model = small(norm=norm)
-        reg = LocoReg(model, strength)
-        optimizer = torch.optim.SGD(LocoReg.param_groups(model, 0.0), lr=0.05)
-        for step in range(60):
-            optimizer.zero_grad()
-            (loss_of(model, step) + reg()).backward()
-            optimizer.step()
-        squares = model[0].weight.detach().square().sum((0, 1))
-        assert bool(torch.isfinite(squares).all())
-        return float(squares[1, 1] / squares.sum())
-
-    assert center_share(0.2) > 1.5 * center_share(0.0)
-
-
-def test_a_filter_prior_is_a_law():
-    model = small()
-    prior = FilterPrior.locality(3, floor=0.4)
-    reg = LocoReg(model, 0.1, prior)
-    assert list(reg.costs) == ["0", "4"], "the 1x1 convolution has another kernel size"
-    torch.testing.assert_close(reg.costs["0"], tap_costs(3, floor=0.4))
-    alone = 0.1 * sum(prior.penalty(model[i].weight) for i in (0, 4))
-    torch.testing.assert_close(reg(), alone)
-    covered = LocoReg.param_groups(model, 0.1, law=prior)[0]["params"]
-    assert [id(p) for p in covered] == [id(model[i].weight) for i in (0, 4)]
-    with pytest.raises(InputError, match=r"no convolution of kernel size \(5, 5\)"):
-        LocoReg(model, 0.1, FilterPrior.locality(5))
-    with pytest.raises(InputError, match="has no parameter"):
-        LocoReg(model, 0.1, prior, parameter=1.0)
-    assert "c = 1 (plain L2)" in repr(LocoReg(model, 0.1, FilterPrior.correlated(3)))
-
-
-def test_measured_law():
-    signs = torch.where(torch.rand(8, 16, 3, 3) < 0.5, -1.0, 1.0)
-    costs = LocoReg(small(), 0.1, FilterPrior.measured(signs)).costs["0"]
-    assert torch.equal(costs, torch.ones(3, 3, dtype=torch.float64))
-    weight = torch.randn(8, 8, 3, 3, dtype=torch.float64)
-    costs = LocoReg(small(), 0.1, FilterPrior.measured(weight)).costs["0"]
-    moments = weight.square().mean((0, 1))
-    torch.testing.assert_close(costs, (1 / moments) / (1 / moments).mean())
-    again = LocoReg(small(), 0.1, FilterPrior.measured(1e3 * weight)).costs["0"]
-    torch.testing.assert_close(costs, again)
-
-
-@pytest.mark.parametrize("strength", [-1.0, math.inf, math.nan])
-def test_bad_strength(strength):
-    with pytest.raises(InputError, match="strength is"):
-        LocoReg(small(), strength)
-
-
 def test_bad_distance_and_pixels():
     conv = nn.Conv2d(2, 2, 3, dilation=2)
     costs = LocoReg(conv, 0.1, "gaussian", distance="pixels").costs[""]
@@ -369,33 +191,3 @@ def test_bad_distance_and_pixels():
     torch.testing.assert_close(taps, tap_costs(3, "gaussian"))
     with pytest.raises(InputError, match="distance is 'miles'"):
         LocoReg(conv, 0.1, distance="miles")
-
-
-def test_deep_copies_are_independent():
-    model = small()
-    reg = LocoReg(model, 0.1)
-    reg.add_gradient_()
-    reg.decay_(0.1)
-    twin_model, twin = copy.deepcopy((model, reg))
-    before = model[0].weight.detach().clone()
-    twin.decay_(0.1)
-    assert torch.equal(model[0].weight, before)
-    expected = before * (1 - 0.1 * 2 * 0.1 * tap_costs(3))
-    torch.testing.assert_close(twin_model[0].weight.detach(), expected, rtol=1e-14, atol=0)
-    torch.testing.assert_close(twin(), LocoReg(twin_model, 0.1)())
-
-
-def test_with_a_gradient_scaler_the_forms_agree():
-    ours, theirs = small(torch.float32), small(torch.float32)
-    for model, in_loss in ((ours, False), (theirs, True)):
-        reg = LocoReg(model, 0.05)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-        loss = loss_of(model, 0) + (reg() if in_loss else 0.0)
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        if not in_loss:
-            reg.add_gradient_()
-        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
-        scaler.step(optimizer)
-    assert difference(ours, theirs) < 1e-7

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from convprior._random import mix, uniform
@@ -50,7 +50,6 @@ def cases(draw):
 
 
 @given(cases())
-@settings(deadline=None)
 def test_batches_equal_one_image_at_a_time(case):
     height, width, channels, augment, seed = case
     generator = torch.Generator().manual_seed(seed)

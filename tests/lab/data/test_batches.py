@@ -18,7 +18,7 @@ def made_up(count: int) -> ImageSet:
 
 
 @given(st.integers(1, 40), st.integers(1, 25), st.integers(0, 2**40))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_training_runs_through_the_endless_stream_of_permutations(count, batch_size, seed):
     images = made_up(count)
     stream = torch.cat([epoch_order(count, seed, epoch) for epoch in range(120 // count + 2)])
@@ -30,7 +30,7 @@ def test_training_runs_through_the_endless_stream_of_permutations(count, batch_s
 
 
 @given(st.integers(1, 30), st.integers(1, 20), st.integers(1, 5))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_ranks_share_the_global_batch_contiguously(count, batch_size, world_size):
     images = made_up(count)
     for step in (0, 3):

@@ -164,7 +164,7 @@ def test_the_form_of_the_prior_can_be_chosen(
 
 
 @given(examples=st.integers(1, 70), batch_size=st.integers(1, 40))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_exactly_the_budget_is_seen(
     data: Prepared, start: Any, examples: int, batch_size: int
 ) -> None:

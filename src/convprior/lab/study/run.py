@@ -71,8 +71,9 @@ def run_study(
     devices = worker_devices(device, jobs, threads)
     store = Store(Path(folder))
     store.begin(study.document)
-    if all(row.status == "finished" for row in outcome(study, store).rows):
-        return outcome(study, store)
+    before = outcome(study, store)
+    if not [row for row in before.failures if retry or row.status != "crashed"]:
+        return before
     check_sources(study)
     budget = study.base.budget.examples
     with (

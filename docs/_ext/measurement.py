@@ -1,11 +1,15 @@
 """Directives that render committed measurements: the page cannot disagree with the data."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
+
+from convprior.lab.report.charts import differences
+from convprior.lab.study.comparison import Comparison
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,7 +34,7 @@ class Measurement(Directive):
 
 
 class StudyResult(Directive):
-    """``{study-result} results/NAME``: the sentences and tables of a committed study."""
+    """``{study-result} results/NAME``: the table, chart and sentences of a committed study."""
 
     required_arguments = 1
     has_content = False
@@ -53,7 +57,9 @@ class StudyResult(Directive):
             ]
             for row in data["summaries"]
         ]
-        return [_table(columns, rows), sentences]
+        chart = differences([_comparison(found) for found in data["comparisons"]])
+        figure = nodes.raw("", f"<figure>{chart}</figure>", format="html")
+        return [_table(columns, rows), figure, sentences, *_conditions(data["rows"])]
 
 
 def _load(directive: Directive, name: str) -> dict:
@@ -62,6 +68,26 @@ def _load(directive: Directive, name: str) -> dict:
     if not path.is_file():
         raise directive.error(f"no measurement at {name}")
     return json.loads(path.read_text())
+
+
+def _comparison(found: dict) -> Comparison:
+    names = {field.name for field in fields(Comparison)}
+    return Comparison(**{name: value for name, value in found.items() if name in names})
+
+
+def _conditions(rows: list[dict]) -> list[nodes.Node]:
+    """What the cells ran on, and what they cost."""
+    metrics = [row["metrics"] for row in rows if row["metrics"]]
+    keys = ("hardware", "device", "precision", "torch", "version")
+    where = [", ".join(sorted({str(one[key]) for one in metrics})) for key in keys]
+    hours = sum(one["seconds"] for one in metrics) / 3600
+    images = ", ".join(sorted({f"{one['evaluated_images']:,}" for one in metrics}))
+    text = (
+        f"{len(metrics)} cells evaluated on {images} test images each, {hours:.1f} hours of "
+        f"training in all; {where[0]} ({where[1]}, {where[2]}), torch {where[3]}, "
+        f"convprior {where[4]}"
+    )
+    return [nodes.paragraph("", "", nodes.emphasis("", text))]
 
 
 def _decimal(value: float | None) -> str:

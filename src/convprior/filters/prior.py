@@ -196,7 +196,7 @@ class FilterPrior:
 
     @property
     def is_diagonal(self) -> bool:
-        """Whether the taps are uncorrelated: ``R`` is the identity."""
+        """Whether the taps are uncorrelated, that is, ``R`` is the identity."""
         return self._diagonal
 
     @property

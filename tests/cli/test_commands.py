@@ -94,7 +94,7 @@ def test_schema_is_json(convprior: Run, command: str) -> None:
 def test_a_folder_of_images_and_a_preset_are_enough(
     convprior: Run, tmp_path: Path, images: Path
 ) -> None:
-    small = settings(*SMALL, "data.image_size=16", "seeds=2")
+    small = settings(*SMALL, "data.image_size=16", "seeds=2", "tune.examples=60")
     command = ["study", "--data", images, "--preset", "quick", *small]
     result = convprior(*command)
     assert result.code == 0, result.err
@@ -109,7 +109,7 @@ def test_a_folder_of_images_and_a_preset_are_enough(
     again = convprior(*command)
     assert again.code == 0, again.err
     assert [path.stat().st_mtime_ns for path in metrics] == written
-    assert again.out == result.out
+    assert result.out.endswith(again.out)  # the same table, without any training
 
 
 def test_train_and_its_second_call(convprior: Run, tmp_path: Path) -> None:

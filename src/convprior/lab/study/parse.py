@@ -43,7 +43,7 @@ class StudyFile:
     """Networks to cross with: names, or tables of `model` keys; default: that of the base."""
     splits: tuple[int, ...] = (0,)
     """Training subsets, by index."""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[int, ...] = tuple(range(8))
     """Seeds; a number n means 0, ..., n - 1."""
     tune: Tune | None = None
     """How each arm is tuned before the comparison; default, or false: not at all."""

@@ -38,6 +38,7 @@ class Progress:
         self.final: list[Cell] = []
         self._later = 0
         self._worked = 0.0
+        self._ended_here = 0
         self._began = time.monotonic()
 
     def begin(self, title: str, cells: Sequence[Cell], *, later: int = 0, retry: bool) -> None:
@@ -70,6 +71,7 @@ class Progress:
             now = self.running.pop(cell.key, Running(cell))
             if message["status"] != "busy":
                 self.ended[cell.key] = message["status"]
+                self._ended_here += 1
                 self._worked += (1 - now.share) * cell.recipe.budget.examples
             if message["status"] in ("crashed", "diverged"):
                 self.problems.append(f"{name_of(cell)} {message['status']}: {message['error']}")
@@ -85,9 +87,12 @@ class Progress:
         return ", ".join(words)
 
     def seconds_left(self) -> float | None:
-        """The estimate from the work done since the start; None before there is any."""
+        """The estimate from the work done since the start; None until a first cell has ended.
+
+        Before that, starting the workers and opening the data outweigh the work.
+        """
         elapsed = time.monotonic() - self._began
-        if self._worked <= 0 or elapsed < 1:
+        if self._ended_here == 0:
             return None
         left = float(self._later)
         for key, cell in list(self.cells.items()):

@@ -1,0 +1,16 @@
+"""The examples run and do what they say."""
+
+import runpy
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def test_own_loop_learns(capsys) -> None:
+    accuracy = runpy.run_path(str(EXAMPLES / "own_loop.py"))["main"](epochs=3)
+    assert accuracy > 0.6  # ten classes: chance is 0.1
+    assert capsys.readouterr().out.count("epoch") == 3
+
+
+def test_every_example_is_tested() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {"own_loop.py"}

@@ -4,6 +4,7 @@ Each command is a thin reading of its options; the work is in the rooms, importe
 """
 
 import json
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -114,7 +115,8 @@ def train(
         typer.echo(json.dumps(recipe_schema(), indent=2))
         return
     chosen = load_recipe(recipe, data=data, overrides=overrides or [])
-    console = Console(stderr=True)
+    first = os.environ.get("RANK", "0") == "0"  # torchrun's: one process speaks for all
+    console = Console(stderr=True, quiet=not first)
     with console.status("loading the data") as status:
 
         def show(progress: dict[str, Any]) -> None:
@@ -127,6 +129,8 @@ def train(
             metrics = run(
                 chosen, out, device=device, threads=threads, on_progress=show, should_stop=stop
             )
+    if not first:
+        return
     typer.echo(
         f"accuracy {100 * metrics['accuracy']:.2f} % of {metrics['evaluated_images']:,} "
         f"{metrics['evaluated_on']} images; weights and metrics in {out}"

@@ -112,7 +112,9 @@ def test_a_folder_of_images_and_a_preset_are_enough(
     assert result.out.endswith(again.out)  # the same table, without any training
 
 
-def test_train_and_its_second_call(convprior: Run, tmp_path: Path) -> None:
+def test_train_and_its_second_call(
+    convprior: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     command = ["train", *settings(*SMALL, "data.per_class=4"), "--out", "one"]
     result = convprior(*command)
     assert result.code == 0, result.err
@@ -124,6 +126,20 @@ def test_train_and_its_second_call(convprior: Run, tmp_path: Path) -> None:
         "log.jsonl",
     }
     assert convprior(*command).out == result.out
+    monkeypatch.setenv("RANK", "1")  # of several processes the first alone speaks
+    assert convprior(*command) == Result(0, "", "")
+
+
+def test_after_ctrl_c_it_says_how_to_go_on(convprior: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("convprior.lab.study.run_study", stopped)
+    result = convprior("study")
+    assert (result.code, result.err.strip()) == (
+        130,
+        "interrupted: run the same command again to go on",
+    )
 
 
 @pytest.mark.parametrize(

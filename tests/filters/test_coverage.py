@@ -55,7 +55,7 @@ def test_selection(selection, names):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: LocoReg(nn.Linear(2, 2), 0.1), "no matching layer.*no convolutions"),
+        (lambda: LocoReg(nn.Linear(2, 2), 0.1), "no matching layer.*no convolution;"),
         (lambda: LocoReg(model(), 0.1, include="blok"), "'blok' matches no convolution.*stem"),
         (lambda: LocoReg(model(), 0.1, include=nn.Linear), "Linear matches no convolution"),
         (lambda: LocoReg(model(), 0.1, exclude="head"), "'head' matches no convolution"),

@@ -255,6 +255,7 @@ def bad_correlation(value):
         (lambda: FilterPrior.independent(3).init_(nn.Linear(3, 3)), "Linear is no convolution"),
         (lambda: FilterPrior.independent(3).init_(nn.Conv2d(3, 3, 5)), r"kernel size \(5, 5\)"),
         (lambda: FilterPrior.measured(nn.Linear(3, 3)), "no convolution weight"),
+        (lambda: FilterPrior.measured(nn.Sequential(nn.Conv2d(1, 1, 3))), "^Sequential is no"),
         (lambda: FilterPrior.measured(torch.full((1, 1, 3, 3), math.nan)), "not finite"),
     ],
 )

@@ -22,9 +22,15 @@ def second_moments(source: nn.Module | Tensor) -> tuple[Tensor, tuple[int, ...]]
     Source: our choice.
     """
     weight = source if isinstance(source, Tensor) else getattr(source, "weight", None)
-    layer = "this weight" if isinstance(source, Tensor) else str(source)
+    if isinstance(source, Tensor):
+        layer = "this weight"
+    else:  # a whole network would print itself over a hundred lines
+        layer = type(source).__name__ if list(source.children()) else str(source)
     if not isinstance(weight, Tensor) or weight.ndim < 3:
-        raise InputError(f"{layer} is no convolution weight (out, in/groups, *kernel_size)")
+        raise InputError(
+            f"{layer} is no convolution weight (out, in/groups, *kernel_size); "
+            "give one convolution or its weight"
+        )
     sizes = as_kernel_size(tuple(weight.shape[2:]))
     rows = weight.detach().to("cpu", torch.float64).reshape(-1, weight[0, 0].numel())
     largest = rows.abs().max()

@@ -102,6 +102,8 @@ def select_convolutions(
         layer = ConvLayer(name, module, parametrized)
         key = tuple(id(tensor) for tensor in layer.tensors()) or (id(module),)
         layers.setdefault(key, layer)
+    if not convolutions:
+        raise InputError("no matching layer: this model has no convolution; check the model")
     if not layers:
         size = "" if kernel_size is None else f" of kernel size {kernel_size}"
         raise InputError(

@@ -103,7 +103,11 @@ def _builder(name: str, small_input: bool) -> Callable[..., nn.Module]:
         return _NETWORKS[name]
     if wide := _WIDE.fullmatch(name):
         return functools.partial(WideResNet, int(wide[1]), int(wide[2]))
-    raise _unknown(name, list_models(), "list_models() has all; any wrn{6n+4}_{width} works too")
+    raise _unknown(
+        name,
+        list_models(),
+        "list_models() has all; any wrn{6n+4}_{width} works too, and timm's networks as timm:NAME",
+    )
 
 
 def _timm_builder(name: str, small_input: bool) -> Callable[..., nn.Module]:

@@ -1,6 +1,7 @@
 """Study and recipe files: what is read, and one sentence for everything that is wrong."""
 
 import json
+import re
 
 import jsonschema
 import pytest
@@ -118,7 +119,7 @@ def test_later_settings_win():
             {"base": {"data": {"crop": -1, "per_class": 5}}},
             "base.data.crop = -1 must be >= 0",
         ),
-        ({"base": {}}, "base.data.split = 1 needs data.per_class"),
+        ({"base": {}}, "splits = [0, 1] needs base.data.per_class"),
         ({"base": {"seed": 3}}, "base.seed cannot be set: the study crosses with seeds"),
         (
             {"arms": {"a": {}, "b": {"law": "quadratic"}}},
@@ -183,9 +184,34 @@ def test_later_settings_win():
 def test_a_wrong_study_is_one_sentence(wrong, sentence):
     with pytest.raises(InputError) as caught:
         parse_study(document(**wrong))
-    message = str(caught.value)
-    assert sentence in message
-    assert "\n" not in message
+    assert any(sentence in line for line in str(caught.value).splitlines())
+
+
+@pytest.mark.parametrize(("key", "way"), [("name", "name = "), ("arms", "[arms.plain]")])
+def test_a_missing_key_is_told_with_an_example(key, way):
+    plain = document()
+    del plain[key]
+    with pytest.raises(InputError, match=f"^{key} is missing; .*{re.escape(way)}"):
+        parse_study(plain)
+
+
+def test_a_wrong_study_key_does_not_hide_what_is_wrong_in_the_base():
+    with pytest.raises(InputError) as caught:
+        parse_study(document(seed=3, base={"optimizer": {"lrr": 1}}))
+    assert str(caught.value).splitlines() == [
+        "2 problems:",
+        "  seed is not a known key; did you mean 'seeds'?",
+        "  base.optimizer.lrr is not a known key; did you mean 'lr'?",
+    ]
+
+
+def test_splits_of_everything_do_not_hide_what_is_wrong_in_an_arm():
+    with pytest.raises(InputError) as caught:
+        parse_study(document(base={}, arms={"a": {}, "b": {"prior.law": "quadratc"}}))
+    first, splits, law = str(caught.value).splitlines()
+    assert first == "2 problems:"
+    assert "splits = [0, 1] needs base.data.per_class" in splits
+    assert "arms.b.prior.law = 'quadratc'" in law
 
 
 def test_every_problem_is_named_once():

@@ -62,6 +62,7 @@ def test_a_terminal_shows_means_differences_and_running_cells(tmp_path):
     assert "training: 3 of 4 cells" in text
     assert "minus a" in text
     rows = [line.split() for line in text.splitlines()]
+    assert rows[2] == ["arm", "data", "model", "cells", "accuracy", "%", "minus", "a"]
     assert ["a", "digits", "plain_cnn", "2", "62.50"] in rows
     assert ["[red]b", "digits", "plain_cnn", "1", "62.50", "+12.50"] in rows
     assert "[red]b, digits, plain_cnn, split 0, seed 1: 25%, loss 0.500" in text

@@ -70,14 +70,18 @@ class Display(AbstractContextManager["Display"]):
 
     def _table(self) -> "RenderableType":
         from rich.console import Group
+        from rich.padding import Padding
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
         progress = self.progress
+        bar = ProgressBar(
+            total=max(len(progress.cells), 1), completed=len(progress.ended), width=60
+        )
         parts: list[RenderableType] = [
             Text(self._line(), style="bold"),
-            ProgressBar(total=max(len(progress.cells), 1), completed=len(progress.ended), width=60),
+            Padding(bar, 0, expand=False),  # a bar alone does not end its line
         ]
         means = progress.means()
         if means:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from convprior.errors import InputError
 from convprior.lab.study.design import Arm, Range, Slot, Study, Tune, Variant, check_arms
 from convprior.lab.study.keys import flatten, leaves, nest, spread
-from convprior.lab.study.problems import check, nearest, validate
+from convprior.lab.study.problems import check, nearest, together, validate
 from convprior.lab.train import Recipe
 
 _PYDANTIC: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
@@ -18,6 +18,10 @@ _FIXED = {
     "seed": "the study crosses with seeds: write seeds = ... at the top",
     "data.split": "the study crosses with splits: write splits = ... at the top",
     "data.evaluate": "the study decides it: tuning sees validation images, the rest test images",
+}
+_MISSING = {
+    "name is missing": 'name is missing; add one at the top: name = "my_study"',
+    "arms is missing": "arms is missing; a study needs at least one, for example [arms.plain]",
 }
 
 
@@ -85,9 +89,11 @@ def parse_study(document: Mapping[str, Any]) -> Study:
     base = normal.get("base", {})
     if isinstance(base, dict):  # checked with every arm's own keys below
         normal.pop("base", None)
-    file = validate(StudyFile, normal)
+    file = check(StudyFile, normal)
     found = check(Recipe, base, lambda key: f"base.{key}")
     problems = dict.fromkeys(found if isinstance(found, list) else [])
+    if isinstance(file, list):
+        raise together([*(_MISSING.get(sentence, sentence) for sentence in file), *problems])
     arms = tuple(_arm(name, table, file.tune) for name, table in file.arms.items())
     for name, table in file.arms.items() if "tune" not in plain else ():
         if table.keys() & {"tune", "tuned_as"}:
@@ -114,7 +120,7 @@ def parse_study(document: Mapping[str, Any]) -> Study:
     )
     problems |= dict.fromkeys(_problems(study, flatten(base)))
     if problems:
-        raise InputError("; ".join(problems))
+        raise together(list(problems))
     check_arms(study)
     return study
 
@@ -214,8 +220,15 @@ def _problems(study: Study, base: dict[str, Any]) -> Iterator[str]:
         settings, arm, tune = study.settings(slot), study.arm(slot.arm), study.tune
         place = _origin(slot, study)
         own = {**base, **settings}
-        wrong = [p for split in study.splits for p in _wrong({**own, "data.split": split}, place)]
-        if not wrong and tune is not None and arm.space:
+        whole = any(study.splits) and own.get("data.per_class") is None
+        if whole:
+            yield (
+                f"splits = {list(study.splits)} needs base.data.per_class: without it every split "
+                "is the whole training set; set it, or splits = [0]"
+            )
+        splits = (0,) if whole else study.splits
+        wrong = [p for split in splits for p in _wrong({**own, "data.split": split}, place)]
+        if not (wrong or whole or tune is None) and arm.space:
             trial = {**own, "data.evaluate": "validation"}
             for split in tune.splits or study.splits:
                 wrong += _wrong({**trial, "data.split": split}, place)

@@ -43,8 +43,15 @@ def validate(kind: type[T], values: Any, place: Callable[[str], str] = str) -> T
     """
     found = check(kind, values, place)
     if isinstance(found, list):
-        raise InputError("; ".join(found))
+        raise together(found)
     return found
+
+
+def together(problems: Sequence[str]) -> InputError:
+    """One error for all ``problems``, each a sentence; several have a line each."""
+    if len(problems) == 1:
+        return InputError(problems[0])
+    return InputError("\n  ".join([f"{len(problems)} problems:", *problems]))
 
 
 def check(kind: type[T], values: Any, place: Callable[[str], str] = str) -> T | list[str]:

@@ -42,8 +42,8 @@ class StudyResult(Directive):
     def run(self) -> list[nodes.Node]:
         data = _load(self, f"{self.arguments[0]}/results.json")
         sentences = nodes.bullet_list()
-        for comparison in data["comparisons"]:
-            sentences += nodes.list_item("", nodes.paragraph("", comparison["sentence"]))
+        for sentence in [one["sentence"] for one in data["comparisons"]] + data["controls"]:
+            sentences += nodes.list_item("", nodes.paragraph("", sentence))
         columns = ["data", "model", "arm", "cells", "accuracy %", "sd", "95 % interval"]
         rows = [
             [

@@ -12,9 +12,17 @@ from hypothesis import strategies as st
 from convprior.errors import RunError
 from convprior.lab.report import write_report, write_study_report
 from convprior.lab.report.toml import to_toml
-from convprior.lab.report.words import bottom_line, duration, find_controls, listed
+from convprior.lab.report.words import (
+    bottom_line,
+    control_sentences,
+    duration,
+    find_controls,
+    listed,
+)
 from convprior.lab.study import parse_study, read_study
+from convprior.lab.study.rows import Row
 from convprior.lab.study.statistics import compare, summarize
+from convprior.lab.study.tables import text_table
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&{{7*7}}"
 
@@ -281,3 +289,25 @@ def test_a_control_is_paired_with_the_arm_it_controls():
     }
     study = parse_study({**DOCUMENT, "arms": arms})
     assert find_controls(study) == {"a reversed": "a", "b permuted": "b"}
+
+
+def test_an_arm_that_borrows_tuned_values_controls_their_owner():
+    arms = {
+        "baseline": {},
+        "a": {"prior.law": "quadratic"},
+        "same strength": {"tuned_as": "a"},
+        "a reversed": {"prior.law": "quadratic", "prior.control": "reversed", "tuned_as": "a"},
+    }
+    space = {"optimizer.weight_decay": {"values": [1e-3, 1e-2]}}
+    study = parse_study({**DOCUMENT, "arms": arms, "tune": {"space": space}})
+    assert find_controls(study) == {"same strength": "a", "a reversed": "a"}
+    rows = [
+        Row(arm, "digits", "plain_cnn", split, 0, f"{arm}{split}", "finished", {"accuracy": value})
+        for arm, value in (("a", 0.8), ("same strength", 0.9), ("a reversed", 0.7))
+        for split in range(8)
+    ]
+    sentences = control_sentences(study, rows)
+    assert "same strength - a = +10.00 points" in sentences[0]
+    assert "so a is not what helps" in sentences[0]
+    assert "a reversed does worse than a" in sentences[1]
+    assert sentences[0].split(".")[0] in text_table([], [], sentences)

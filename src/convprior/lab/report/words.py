@@ -73,8 +73,8 @@ def bottom_line(comparisons: Sequence[Comparison], settings: int) -> str:
 def find_controls(study: Study) -> dict[str, str]:
     """The arms that are controls, each with the arm it controls.
 
-    An arm is a control if it sets a recipe key named ``control``; the arm it controls is one that
-    is the same but for such keys.
+    An arm is a control if it sets a recipe key named ``control``, of an arm that is the same but
+    for such keys; or if it takes the tuned values of another arm, whose method it then lacks.
     """
     plain = {arm.name: _without_control(arm.overrides) for arm in study.arms}
     controls = {
@@ -86,7 +86,8 @@ def find_controls(study: Study) -> dict[str, str]:
         for arm in study.arms
         if _is_control(arm.overrides)
     }
-    return {control: found[0] for control, found in controls.items() if found}
+    borrowers = {arm.name: arm.tuned_as for arm in study.arms if arm.tuned_as is not None}
+    return borrowers | {control: found[0] for control, found in controls.items() if found}
 
 
 def what_controls_say(study: Study, rows: Sequence[Row]) -> list[tuple[Comparison, str]]:
@@ -102,7 +103,7 @@ def what_controls_say(study: Study, rows: Sequence[Row]) -> list[tuple[Compariso
         for one in compare(own, method):
             meaning = {
                 "hurts": f"does worse than {method}, so what tells them apart matters",
-                "helps": f"does better than {method}, the opposite of what {method} claims",
+                "helps": f"does better than {method}, so {method} is not what helps",
                 "not shown": (
                     f"is not shown to differ from {method}, so no effect of {method} "
                     "can be put down to what tells them apart"
@@ -110,6 +111,11 @@ def what_controls_say(study: Study, rows: Sequence[Row]) -> list[tuple[Compariso
             }
             found.append((one, f"Here {one.arm} {meaning[one.verdict]}"))
     return found
+
+
+def control_sentences(study: Study, rows: Sequence[Row]) -> list[str]:
+    """What the controls say, a sentence each, for the terminal."""
+    return [f"{one.headline}. {meaning}." for one, meaning in what_controls_say(study, rows)]
 
 
 def listed(names: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from convprior._files import write_atomic
 from convprior._optional import require
 from convprior.lab.report.page import content
+from convprior.lab.report.words import control_sentences
 from convprior.lab.study.comparison import Comparison, Summary
 from convprior.lab.study.run import Outcome, read_study
 from convprior.lab.study.statistics import compare, summarize
@@ -36,8 +37,9 @@ def write_study_report(folder: str | Path) -> Written:
     outcome = read_study(folder)
     comparisons = compare(outcome.rows, outcome.study.baseline)
     summaries = summarize(outcome.rows)
-    text = text_table(summaries, comparisons)
-    write_results(outcome.folder / "results.json", outcome.rows, summaries, comparisons)
+    controls = control_sentences(outcome.study, outcome.rows)
+    text = text_table(summaries, comparisons, controls)
+    write_results(outcome.folder / "results.json", outcome.rows, summaries, comparisons, controls)
     write_csv(outcome.folder / "results.csv", outcome.rows)
     write_atomic(outcome.folder / "table.txt", text)
     return Written(write_report(outcome, comparisons, summaries), text)

@@ -26,11 +26,14 @@ _RULE = "─"
 _COLUMNS = 96
 
 
-def text_table(summaries: Sequence[Summary], comparisons: Sequence[Comparison]) -> str:
+def text_table(
+    summaries: Sequence[Summary], comparisons: Sequence[Comparison], controls: Sequence[str] = ()
+) -> str:
     """The results as aligned plain text, for a terminal, a file or a README.
 
     One block for each (data, model): the arms' mean and standard deviation over cells in percent,
-    the paired difference to the baseline in points, the verdict; below it the same in words.
+    the paired difference to the baseline in points, the verdict; below it the same in words, and
+    at last the sentences on the controls.
     """
     blocks = []
     for data, model in dict.fromkeys((one.data, one.model) for one in summaries):
@@ -41,6 +44,9 @@ def text_table(summaries: Sequence[Summary], comparisons: Sequence[Comparison]) 
         table = "\n".join([title, *_align([list(_HEAD), *lines])])
         blocks += [table, *_sentences(list(against.values()))]
     remarks = [textwrap.fill(remark, _COLUMNS) for remark in wording.remarks(comparisons)]
+    if controls:
+        filled = [textwrap.fill(printable(line), _COLUMNS) for line in controls]
+        remarks.append("\n".join(["What the controls say:", *filled]))
     return "\n\n".join([*blocks, *remarks]) + "\n"
 
 
@@ -54,8 +60,9 @@ def write_results(
     rows: Sequence[Row],
     summaries: Sequence[Summary],
     comparisons: Sequence[Comparison],
+    controls: Sequence[str] = (),
 ) -> None:
-    """Writes everything as one JSON file: comparisons, summaries and all raw rows.
+    """Writes everything as one JSON file: comparisons, controls, summaries and all raw rows.
 
     Numbers that JSON cannot hold (an infinite loss) become null.
     """
@@ -66,6 +73,7 @@ def write_results(
             {**asdict(one), "sentence": one.sentence, "split_means": list(one.split_means.items())}
             for one in comparisons
         ],
+        "controls": list(controls),
         "summaries": [asdict(one) for one in summaries],
         "rows": [asdict(row) for row in rows],
     }

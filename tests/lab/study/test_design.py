@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from convprior.errors import InputError
 from convprior.lab.study import Range, Slot, parse_study
 from convprior.lab.study.design import make_cell, with_values
 from convprior.lab.study.keys import leaves
@@ -90,3 +91,22 @@ def test_a_grid_between_whole_numbers_is_of_whole_numbers():
     grid = Range(low=8, high=128, log=True, points=5).grid()
     assert grid == (8, 16, 32, 64, 128)
     assert all(isinstance(value, int) for value in grid)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"data": [{"source": "digits", "evaluate": "validation"}]}, "data.evaluate cannot be set"),
+        ({"data": [{"source": "digits", "per_class": 5, "split": 1}]}, "data.split cannot be set"),
+        ({"arms": {"a": {"data.split": {"x": 1}}}}, "arms.a.data.split cannot be set"),
+        (
+            {"tune": {"space": {"data.evaluate": {"values": ["validation"]}}}},
+            "data.evaluate cannot",
+        ),
+        ({"tune": {"space": {"data.source": {"values": ["digits"]}}}}, "data.source cannot be tun"),
+        ({"tune": {"space": {"data.split": {"values": [0]}}}}, "data.split cannot be set"),
+    ],
+)
+def test_neither_data_sets_nor_tuning_decide_which_images_judge(change, sentence):
+    with pytest.raises(InputError, match=sentence):
+        parse_study({"name": "leak", "arms": {"a": {}}, **change})

@@ -122,6 +122,8 @@ class Tune:
             raise InputError(f"trials = {self.trials} must be >= 1 for sampler = {self.sampler!r}")
         if self.splits == () or self.seeds == ():
             raise InputError("splits and seeds must not be empty")
+        if self.examples is not None and self.examples < 1:
+            raise InputError(f"examples = {self.examples} must be > 0")
 
 
 @dataclass(frozen=True)

@@ -216,6 +216,11 @@ def _problems(study: Study, base: dict[str, Any]) -> Iterator[str]:
         for key in arm.space:
             if key not in leaves():
                 yield f"tune.space: {key} is not a key of a recipe; {nearest(key, leaves())}"
+            if key == "data.source":
+                yield "tune.space: data.source cannot be tuned: arms share their images"
+        yield from _fixed("tune.space", arm.space)
+    for variant in study.data:
+        yield from _fixed(f"data {variant.label!r}", variant.overrides)
     for slot in study.slots():
         settings, arm, tune = study.settings(slot), study.arm(slot.arm), study.tune
         place = _origin(slot, study)
@@ -244,8 +249,9 @@ def _problems(study: Study, base: dict[str, Any]) -> Iterator[str]:
 
 
 def _fixed(place: str, overrides: Mapping[str, Any]) -> Iterator[str]:
-    for key in _FIXED.keys() & overrides.keys():
-        yield f"{place}.{key} cannot be set: {_FIXED[key]}"
+    for key, reason in _FIXED.items():
+        if any(f"{name}.".startswith(f"{key}.") for name in overrides):
+            yield f"{place}.{key} cannot be set: {reason}"
 
 
 def _wrong(flat: dict[str, Any], place: Callable[[str], str]) -> Iterator[str]:

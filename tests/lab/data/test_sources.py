@@ -1,4 +1,5 @@
 import io
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -178,3 +179,37 @@ def test_decoded_file_problems_are_named(tmp_path):
     other = ImageSet(small.images, small.labels, ("b",))
     with pytest.raises(InputError, match="same classes"):
         save_decoded(path, small, other)
+
+
+def test_hidden_copies_in_an_image_folder_are_no_images(image_folder):
+    root = image_folder("", {"a": 2, "b": 2})
+    image = (root / "a" / "000.png").read_bytes()
+    for hidden in ("a/.ipynb_checkpoints/000-checkpoint.png", "a/._000.png", "__MACOSX/a/._0.png"):
+        (root / hidden).parent.mkdir(parents=True, exist_ok=True)
+        (root / hidden).write_bytes(image)
+    source = open_source(str(root))
+    assert source.classes == ("a", "b")
+    assert source.train.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_an_image_link_to_nothing_is_named(image_folder):
+    root = image_folder("", {"a": 2})
+    (root / "a" / "dead.png").symlink_to(root / "gone.png")
+    with pytest.raises(InputError, match=r"dead\.png cannot be read \(No such file"):
+        open_source(str(root))
+    (root / "a" / "dead.png").unlink()
+    (root / "a" / "self.png").symlink_to("self.png")
+    with pytest.raises(InputError, match=r"self\.png cannot be read \(Too many levels"):
+        open_source(str(root))
+
+
+def test_file_names_need_not_be_utf_8(image_folder):
+    root = image_folder("", {"a": 1})
+    (root / "a" / "000.png").rename(os.fsdecode(os.fsencode(root / "a") + b"/caf\xe9.png"))
+    assert len(open_source(str(root)).train) == 1
+
+
+def test_more_classes_than_images_are_refused_before_they_are_counted(parquet_file):
+    file = parquet_file("train.parquet", [1, 2, 10**12])
+    with pytest.raises(InputError, match="label 1000000000000 but only 3 images"):
+        open_source(str(file))

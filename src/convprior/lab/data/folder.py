@@ -59,9 +59,14 @@ def _open_part(folder: Path, known: tuple[str, ...] | None) -> tuple[tuple[str, 
     files: list[Path] = []
     names: list[str] = []
     for below in sorted(entry for entry in folder.iterdir() if entry.is_dir()):
-        if below.name.startswith("."):
-            continue
-        images = sorted(f for f in below.rglob("*") if f.suffix.lower() in SUFFIXES)
+        # Hidden are copies that other programs leave beside an image: the same image in training
+        # and test (.ipynb_checkpoints), or no image at all (._name, and all of __MACOSX).
+        images = sorted(
+            file
+            for file in below.rglob("*")
+            if file.suffix.lower() in SUFFIXES
+            and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        )
         files += images
         names += [below.name] * len(images)
     if not files:

@@ -1,6 +1,7 @@
 """Which files of a folder belong to which split, and whether they changed."""
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,9 +50,19 @@ def find_files(path: Path, suffix: str) -> list[Path]:
 
 
 def files_fingerprint(files: Sequence[Path]) -> str:
-    """Returns a hash of the paths, sizes and times of change of ``files``."""
+    """Returns a hash of the paths, sizes and times of change of ``files``.
+
+    Raises:
+        InputError: a file is a link to nothing, or its folder cannot be entered.
+    """
     digest = hashlib.sha256()
     for file in files:
-        state = file.stat()
-        digest.update(f"{file.resolve()}\0{state.st_size}\0{state.st_mtime_ns}\0".encode())
+        try:
+            state = file.stat()
+        except OSError as error:
+            raise InputError(
+                f"{file} cannot be read ({error.strerror}): replace or remove it"
+            ) from error
+        # A path is bytes on disk, not always UTF-8.
+        digest.update(os.fsencode(f"{file.resolve()}\0{state.st_size}\0{state.st_mtime_ns}\0"))
     return digest.hexdigest()

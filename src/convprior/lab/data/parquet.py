@@ -34,6 +34,11 @@ def open_parquet(path: Path) -> Source:
     columns, classes = _read_schema(train_files[0])
     values = _read_labels(train_files, columns[1])
     if classes is None:
+        if not _are_text(values) and max(values, default=-1) >= max(len(values), 1):
+            raise InputError(
+                f"{path} has the label {max(values)} but only {len(values)} images, so some class "
+                "below it has none: number the classes 0, 1, 2, ..., or write their names"
+            )
         names = sorted(set(values)) if _are_text(values) else range(max(values, default=-1) + 1)
         classes = tuple(str(name) for name in names)
     train = ParquetPart(train_files, columns[0], _as_numbers(values, classes, train_files))

@@ -134,9 +134,12 @@ def test_a_broken_log_is_left_out(tmp_path):
     (tmp_path / row.key).mkdir()
     text = (
         'not json\n{"examples": 5}\n[1]\n{"examples": 1, "loss": NaN}\n{"examples": 9, "loss": 1}\n'
+        '{"examples": 1e999, "loss": 1}\n'
     )
     (tmp_path / row.key / "log.jsonl").write_text(text)
     assert learning_curves([row], tmp_path) == {"a": [CurvePoint(9, 1.0, 1.0, 1.0)]}
+    (tmp_path / row.key / "log.jsonl").write_bytes(b"\xff")
+    assert learning_curves([row], tmp_path) == {}
 
 
 @pytest.mark.parametrize("arms", [1, 3, 12])
@@ -204,3 +207,8 @@ def test_tuning_of_many_arms_gets_a_panel_each():
     tunings = [tuning(arm, [1e-4, 1e-3, 1e-2, 1e-1, 1.0]) for arm in arms]
     root = parsed(draw_tuning(tunings, "optimizer.weight_decay", arms, "baseline"))
     assert set(arms[1:]) <= set(texts(root))
+
+
+def test_control_characters_do_not_reach_the_renderer():
+    # One of them in an SVG text ends the whole process.
+    assert short_names(["a\x1b[31m\n", "b"]) == {"a\x1b[31m\n": "a?[31m?", "b": "b"}

@@ -145,14 +145,14 @@ def _log(path: Path) -> list[tuple[int, float]]:
     """(examples, loss) of a learning curve; what cannot be read is left out."""
     try:
         lines = path.read_text().splitlines()
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return []
     points = []
     for line in lines:
         try:
             entry = json.loads(line)
             examples, loss = int(entry["examples"]), float(entry["loss"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
         if math.isfinite(loss):
             points.append((examples, loss))

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from convprior._optional import require
+from convprior.lab.study.tables import printable
 
 INK = "currentColor"
 QUIET = "#8a8f98"
@@ -35,12 +36,16 @@ def arm_colors(arms: Sequence[str], baseline: str) -> dict[str, str]:
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Names that fit beside a chart: long ones lose their middle, and stay different."""
+    """Names that fit beside a chart: long ones lose their middle, and stay different.
+
+    A control character, which XML forbids, would end the process inside the renderer.
+    """
     short: dict[str, str] = {}
     for name in names:
-        label = name if len(name) <= _LONGEST else f"{name[:_HEAD]}…{name[-_TAIL:]}"
+        text = printable(name)
+        label = text if len(text) <= _LONGEST else f"{text[:_HEAD]}…{text[-_TAIL:]}"
         if label in short.values():
-            label = f"{name[:_HEAD]}… ({len(short) + 1})"
+            label = f"{text[:_HEAD]}… ({len(short) + 1})"
         short[name] = label
     return short
 

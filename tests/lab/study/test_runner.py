@@ -183,3 +183,15 @@ def test_ctrl_c_lets_workers_save_and_leaves_no_process(tmp_path, command):
     (pid,) = tries(store, cells[0])
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid), 0)
+
+
+def test_half_a_line_of_a_dying_worker_does_not_hang_the_study(tmp_path):
+    torn = (
+        'print(\'{"event": "ready"}\\n{"event": "pro\', end=\'\', flush=True)\n'
+        "input()\n"
+        "raise SystemExit(3)"
+    )
+    cells = cells_of(0)
+    store, events = run(tmp_path, (sys.executable, "-S", "-c", torn), cells)
+    assert statuses(store, cells) == ["crashed"]
+    assert "ended with code 3" in events[-1][2]["error"]

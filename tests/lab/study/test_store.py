@@ -101,3 +101,46 @@ def test_other_folders_are_refused(tmp_path):
     with pytest.raises(RunError, match="holds no study"):
         Store(tmp_path).document()
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"accuracy": None},
+        {"accuracy": "0.5"},
+        {"accuracy": True},
+        {"loss": None},
+        {"seconds": []},
+        {"evaluated_images": "many"},
+        {"per_class_accuracy": 5},
+    ],
+)
+def test_damaged_metrics_are_told_in_a_sentence(tmp_path, change):
+    write_json(tmp_path / "metrics.json", {"format": 1, "accuracy": 0.5, "loss": 1.0} | change)
+    (name,) = change
+    with pytest.raises(RunError, match=rf"metrics\.json is damaged \(its {name} is no .*delete it"):
+        read_status(tmp_path)
+
+
+def test_metrics_without_an_accuracy_are_damaged(tmp_path):
+    write_json(tmp_path / "metrics.json", {"format": 1})
+    with pytest.raises(RunError, match="it has no accuracy"):
+        read_status(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [{}, {"status": "banana", "error": ""}, {"status": "crashed"}, {"status": []}]
+)
+def test_a_damaged_failure_is_told_in_a_sentence(tmp_path, content):
+    write_json(tmp_path / "error.json", {"format": 1, **content})
+    with pytest.raises(
+        RunError, match=r"error\.json is damaged \(it names no failure\); delete it"
+    ):
+        read_status(tmp_path)
+
+
+@pytest.mark.parametrize("study", [{}, {"study": None}, {"study": [1]}])
+def test_a_damaged_study_is_told_in_a_sentence(tmp_path, study):
+    write_json(tmp_path / "study.json", {"format": 1, **study})
+    with pytest.raises(RunError, match=r"study\.json is damaged \(it has no study\)"):
+        Store(tmp_path).document()

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from convprior._files import write_json
+from convprior.errors import InputError, RunError
 from convprior.lab.study import Slot, parse_study, read_tunings
 from convprior.lab.study.run import chosen_values, outcome
 from convprior.lab.study.store import Store, write_failure
@@ -204,3 +205,20 @@ def test_samplers_are_deterministic_and_alike_for_all_arms(tmp_path, sampler, wa
     again = Trainer(trainer.store, trainer.accuracy)
     assert tune(plan, again.store, again) == first
     assert again.trained == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{}, {"tunings": 5}, {"tunings": [5]}, {"tunings": [{"slot": {}, "edge": [], "trials": []}]}],
+)
+def test_damaged_results_of_tuning_are_told_in_a_sentence(tmp_path, content):
+    write_json(tmp_path / "tune.json", {"format": 1, **content})
+    with pytest.raises(RunError, match=r"tune\.json is damaged; delete it"):
+        read_tunings(tmp_path)
+    write_json(tmp_path / "tune.json", [content])
+    assert read_tunings(tmp_path) == []
+
+
+def test_a_budget_of_nothing_is_refused():
+    with pytest.raises(InputError, match="examples = 0 must be > 0"):
+        study(examples=0)

@@ -184,7 +184,9 @@ class Runner:
         assert worker.process.stdout is not None
         with worker.process.stdout as lines:
             for line in lines:
-                self._inbox.put((worker, json.loads(line)))
+                # The last line of a worker that was killed may be half a line.
+                with contextlib.suppress(ValueError):
+                    self._inbox.put((worker, json.loads(line)))
         self._inbox.put((worker, None))
 
     def _bury(self, worker: _Worker) -> list[Cell]:

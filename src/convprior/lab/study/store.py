@@ -23,6 +23,11 @@ from convprior.lab.train.run import FORMAT as METRICS_FORMAT
 FORMAT = 1
 """Of everything in a study's folder but the cells' metrics, which have their own."""
 
+_FAILURES = ("crashed", "diverged", "interrupted")
+_NUMBERS = (
+    "accuracy", "balanced_accuracy", "loss", "train_accuracy", "seconds", "evaluated_images",
+)  # fmt: skip
+
 
 class Store:
     """The folder of one study."""
@@ -68,6 +73,8 @@ class Store:
                 f"convprior {__version__} reads format {FORMAT}; use that version, "
                 "or choose another folder"
             )
+        if not isinstance(found.get("study"), dict):
+            raise _damaged(self._file(), "it has no study")
         return cast("dict[str, Any]", found["study"])
 
     def cell(self, key: str) -> Path:
@@ -102,11 +109,12 @@ def read_status(folder: Path) -> tuple[Status, dict[str, Any] | None, str | None
     """Status, metrics and error of the cell in ``folder``, from its files alone.
 
     Raises:
-        RunError: another format version wrote it.
+        RunError: another format version wrote it, or a file is damaged.
     """
     if (folder / "metrics.json").exists():
         metrics = read_json(folder / "metrics.json")
         _same_format(folder / "metrics.json", metrics, METRICS_FORMAT)
+        _check_metrics(folder / "metrics.json", metrics)
         return "finished", metrics, None
     try:
         failure = read_json(folder / "error.json")
@@ -115,6 +123,8 @@ def read_status(folder: Path) -> tuple[Status, dict[str, Any] | None, str | None
             raise
     else:
         _same_format(folder / "error.json", failure, FORMAT)
+        if failure.get("status") not in _FAILURES or not isinstance(failure.get("error"), str):
+            raise _damaged(folder / "error.json", "it names no failure")
         return failure["status"], None, failure["error"]
     if (folder / "state.safetensors").exists():
         return "interrupted", None, "stopped; the same command goes on from its saved state"
@@ -170,3 +180,25 @@ def _same_format(path: Path, found: Any, expected: int) -> None:
             f"{path} was written in format {form}, and this convprior {__version__} reads format "
             f"{expected}; use the version that wrote it, or choose another folder"
         )
+
+
+def _check_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
+    """Refuses what statistics and reports would stumble over.
+
+    Raises:
+        RunError: a number or a list is none.
+    """
+    for name in _NUMBERS:
+        value = metrics.get(name, 0.0)
+        if value is None and name == "seconds":  # not measured
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _damaged(path, f"its {name} is no number")
+    if not isinstance(metrics.get("per_class_accuracy", []), list):
+        raise _damaged(path, "its per_class_accuracy is no list")
+    if "accuracy" not in metrics:
+        raise _damaged(path, "it has no accuracy")
+
+
+def _damaged(path: Path, why: str) -> RunError:
+    return RunError(f"{path} is damaged ({why}); delete it to have it made again")

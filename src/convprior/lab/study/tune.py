@@ -16,6 +16,7 @@ from typing import Any
 
 from convprior._files import read_json, write_json
 from convprior._version import __version__
+from convprior.errors import RunError
 from convprior.lab.study.design import Cell, Slot, Study, make_cell, with_values
 from convprior.lab.study.proposals import propose
 from convprior.lab.study.store import FORMAT, Store
@@ -107,21 +108,18 @@ def read_tunings(folder: Path) -> list[Tuning]:
     if not path.exists():
         return []
     found = read_json(path)
-    if found.get("format") != FORMAT:
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
         return []
-    return [
-        Tuning(
-            **{
-                **entry,
-                "slot": Slot(**entry["slot"]),
-                "edge": tuple(entry["edge"]),
-                "trials": tuple(
-                    Trial(**{**trial, "cells": tuple(trial["cells"])}) for trial in entry["trials"]
-                ),
-            }
-        )
-        for entry in found["tunings"]
-    ]
+    try:
+        return [_tuning(entry) for entry in found["tunings"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path} is damaged; delete it to have it made again") from error
+
+
+def _tuning(entry: Mapping[str, Any]) -> Tuning:
+    trials = (Trial(**{**trial, "cells": tuple(trial["cells"])}) for trial in entry["trials"])
+    slot, edge = Slot(**entry["slot"]), tuple(entry["edge"])
+    return Tuning(**{**entry, "slot": slot, "edge": edge, "trials": tuple(trials)})
 
 
 def _write(store: Store, tunings: Sequence[Tuning]) -> None:

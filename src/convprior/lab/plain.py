@@ -66,12 +66,12 @@ def require(holds: bool, name: str, value: Any, rule: str) -> None:
 
 def positive(value: float) -> bool:
     """Whether ``value`` is a finite number above zero."""
-    return value > 0 and math.isfinite(value)
+    return 0 < value < math.inf
 
 
 def none_or(value: float | None, least: float) -> bool:
     """Whether ``value`` is absent, or finite and at least ``least``."""
-    return value is None or (value >= least and math.isfinite(value))
+    return value is None or least <= value < math.inf
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
@@ -89,7 +89,10 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         elif type(value) is option:
             return value
     if float in options and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise InputError(f"{path} must be a number below 1e308, in absolute value") from error
     raise InputError(f"{path} = {value!r} must be {_describe(options)}")
 
 

@@ -102,3 +102,9 @@ def test_a_bad_value_is_named_with_its_rule(values: dict, message: str) -> None:
 def test_a_recipe_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Recipe().seed = 1  # type: ignore[misc]
+
+
+def test_a_whole_number_too_large_for_a_float_is_refused() -> None:
+    with pytest.raises(InputError, match=r"optimizer\.lr must be a number below 1e308"):
+        from_dict(Recipe, {"optimizer": {"lr": 10**400}})
+    assert DataRecipe(per_class=10**400).per_class == 10**400

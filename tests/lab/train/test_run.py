@@ -302,3 +302,8 @@ def test_images_larger_than_memory_give_the_same_bits(
     assert torch.equal(torch.get_rng_state(), random)
     streamed, memory = (tmp_path / name / "weights.safetensors" for name in ("streamed", "memory"))
     assert streamed.read_bytes() == memory.read_bytes()
+
+
+def test_no_threads_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="threads = 0 must be >= 1"):
+        train(SMALL, tmp_path, threads=0)

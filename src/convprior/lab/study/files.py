@@ -97,7 +97,7 @@ def _of_study(path: list[str], value: Any, document: dict[str, Any]) -> list[str
     """The path in the study file: what is no key of a study belongs to the base."""
     if path[0] == "arms" and len(path) > 1:
         known = document.get("arms", {})
-        if path[1] not in known:
+        if isinstance(known, dict) and path[1] not in known:
             raise InputError(f"--set arms.{path[1]}: no such arm; {nearest(path[1], known)}")
     # `data=[...]` crosses the study with data sets, `data.per_class=5` is a recipe key.
     inner = path[0] == "data" and (len(path) > 1 or isinstance(value, dict))

@@ -66,7 +66,7 @@ def assignment(text: str) -> tuple[list[str], Any]:
         tree = tomllib.loads(f"{key} = 0")
     except tomllib.TOMLDecodeError:
         equals = ""
-    if not equals:
+    if not equals or not tree:
         raise InputError(f"--set {text!r} must be KEY=VALUE, for example budget.examples=5000")
     path: list[str] = []
     while isinstance(tree, dict):

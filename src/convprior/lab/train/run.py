@@ -267,6 +267,8 @@ def hardware(device: torch.device) -> str:
 def _threads(count: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
     if count is not None:
+        if count < 1:
+            raise InputError(f"threads = {count} must be >= 1")
         torch.set_num_threads(count)
     try:
         yield

@@ -18,6 +18,7 @@ from convprior.lab.report.words import (
     duration,
     find_controls,
     listed,
+    what_controls_say,
 )
 from convprior.lab.study import parse_study, read_study
 from convprior.lab.study.rows import Row
@@ -306,8 +307,14 @@ def test_an_arm_that_borrows_tuned_values_controls_their_owner():
         for arm, value in (("a", 0.8), ("same strength", 0.9), ("a reversed", 0.7))
         for split in range(8)
     ]
+    base = [replace(row, arm="baseline", metrics={"accuracy": 0.75}) for row in rows[:8]]
     sentences = control_sentences(study, rows)
     assert "same strength - a = +10.00 points" in sentences[0]
     assert "so a is not what helps" in sentences[0]
     assert "a reversed does worse than a" in sentences[1]
     assert sentences[0].split(".")[0] in text_table([], [], sentences)
+    lead = bottom_line(
+        compare([*rows, *base], "baseline"), 1, [one for one, _ in what_controls_say(study, rows)]
+    )
+    assert "a helps but is not shown to beat same strength" in lead
+    assert "a reversed hurts" in lead

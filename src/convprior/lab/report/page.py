@@ -110,7 +110,9 @@ def content(
         "unfinished": sum(row.status in ("waiting", "interrupted") for row in rows),
         "panels": panels,
         "matrix": matrix(comparisons, panels) if len(panels) > 1 else [],
-        "lead": words.bottom_line(comparisons, len(panels)),
+        "lead": words.bottom_line(
+            comparisons, len(panels), [one for panel in panels for one, _ in panel.controls]
+        ),
         "remarks": remarks(comparisons),
         "rows": rows,
         "several": len(panels) > 1,

@@ -36,12 +36,16 @@ def what_was_compared(study: Study, rows: Sequence[Row], data: str, model: str) 
     return f"{sentence}."
 
 
-def bottom_line(comparisons: Sequence[Comparison], settings: int) -> str:
+def bottom_line(
+    comparisons: Sequence[Comparison], settings: int, controls: Sequence[Comparison] = ()
+) -> str:
     """The verdicts in one sentence: ``locality helps; reversed is not shown to differ``.
 
     Args:
         comparisons: all of the study.
         settings: how many (data, model) there are.
+        controls: from :func:`what_controls_say`; an arm that helps but is not shown to beat a
+            control of its own is said to be in doubt.
     """
     if not any(one.pairs for one in comparisons):
         return ""
@@ -61,7 +65,10 @@ def bottom_line(comparisons: Sequence[Comparison], settings: int) -> str:
             if (times := verdicts.count(verdict))
         ]
         if shown:
-            parts.append(f"{arm} {' and '.join(shown)}")
+            unbeaten = [o.arm for o in controls if o.baseline == arm and o.verdict != "hurts"]
+            doubt = f" but is not shown to beat {listed(list(dict.fromkeys(unbeaten)))}"
+            helps = "helps" in verdicts and unbeaten
+            parts.append(f"{arm} {' and '.join(shown)}{doubt if helps else ''}")
         else:
             silent.append(arm)
     if silent:
@@ -105,8 +112,8 @@ def what_controls_say(study: Study, rows: Sequence[Row]) -> list[tuple[Compariso
                 "hurts": f"does worse than {method}, so what tells them apart matters",
                 "helps": f"does better than {method}, so {method} is not what helps",
                 "not shown": (
-                    f"is not shown to differ from {method}, so no effect of {method} "
-                    "can be put down to what tells them apart"
+                    f"is not shown to differ from {method}, so what tells them apart is not shown "
+                    "to matter"
                 ),
             }
             found.append((one, f"Here {one.arm} {meaning[one.verdict]}"))

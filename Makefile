@@ -5,7 +5,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .PHONY: study test check docs bench install clean
 
-study: .venv/lab        ## train and compare three arms on scikit-learn's digits, about two minutes
+study: .venv/lab        ## train and compare four arms on scikit-learn's digits, about two minutes
 	$(BIN)/convprior study --preset digits
 
 test: check             ## lint, types, every test, the documentation

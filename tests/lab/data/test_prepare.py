@@ -226,3 +226,10 @@ def test_decoded_data_needs_no_optional_package(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_one_class_is_refused(parquet_file):
+    parquet_file("train.parquet", [0] * 10)
+    folder = parquet_file("test.parquet", [0] * 2).parent
+    with pytest.raises(InputError, match="has 1 class .*at least two"):
+        prepare(DataRecipe(str(folder)))

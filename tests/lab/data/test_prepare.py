@@ -231,5 +231,5 @@ def test_decoded_data_needs_no_optional_package(tmp_path):
 def test_one_class_is_refused(parquet_file):
     parquet_file("train.parquet", [0] * 10)
     folder = parquet_file("test.parquet", [0] * 2).parent
-    with pytest.raises(InputError, match="has 1 class .*at least two"):
+    with pytest.raises(InputError, match=r"has 1 class .*at least two"):
         prepare(DataRecipe(str(folder)))

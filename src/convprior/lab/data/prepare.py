@@ -57,8 +57,8 @@ def prepare(
     source = open_source(recipe.source)
     if len(source.classes) < 2:
         raise InputError(
-            f"{source.name} has {len(source.classes)} class ({', '.join(source.classes)}), so there "
-            "is nothing to tell apart: give at least two"
+            f"{source.name} has {len(source.classes)} class ({', '.join(source.classes)}), so "
+            "there is nothing to tell apart: give at least two"
         )
     train, test = source.train, source.test
     _check_labels(train, source.classes, f"the training part of {source.name}")

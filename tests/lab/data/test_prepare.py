@@ -233,3 +233,10 @@ def test_one_class_is_refused(parquet_file):
     folder = parquet_file("test.parquet", [0] * 2).parent
     with pytest.raises(InputError, match=r"has 1 class .*at least two"):
         prepare(DataRecipe(str(folder)))
+
+
+@pytest.mark.parametrize("evaluate", ["test", "validation"])
+def test_evaluation_images_play_no_part_in_the_normalization(evaluate):
+    prepared = prepare(DataRecipe(evaluate=evaluate))
+    assert (prepared.mean, prepared.std) == statistics(prepared.train)
+    assert prepared.mean != statistics(prepared.evaluation)[0]

@@ -27,6 +27,7 @@ from convprior.lab.train import (
     learning_rate,
 )
 from convprior.lab.train.meter import Meter
+from convprior.lab.train.optimizers import build_prior
 
 
 def recipe(
@@ -306,3 +307,12 @@ def test_seeds_differ_and_arms_share_initial_weights(data: Prepared) -> None:
     other = build_model(Recipe(seed=2), data).state_dict()
     assert all(torch.equal(one[name], arm[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_with_clipping_the_uniform_law_is_a_penalty_as_every_other_law_is() -> None:
+    # Else the baseline's decay would escape the clipping that the decay of the arms gets.
+    model = nn.Conv2d(1, 2, 3)
+    clipped = build_prior(model, recipe(clip=0.5))
+    assert clipped is not None
+    assert all((costs == 1.0).all() for costs in clipped.costs.values())
+    assert build_prior(model, recipe()) is None

@@ -109,6 +109,7 @@ def train(
     Several GPUs: `torchrun --nproc-per-node 8 -m convprior train RECIPE.toml`.
     """
     from convprior.lab.study import load_recipe, recipe_schema
+    from convprior.lab.train import Interrupted
     from convprior.lab.train import train as run
 
     if schema:
@@ -126,9 +127,13 @@ def train(
             )
 
         with _StopOnSignal() as stop:
-            metrics = run(
-                chosen, out, device=device, threads=threads, on_progress=show, should_stop=stop
-            )
+            try:
+                metrics = run(
+                    chosen, out, device=device, threads=threads, on_progress=show, should_stop=stop
+                )
+            except Interrupted as interruption:
+                typer.echo(str(interruption).partition(";")[0], err=True)
+                raise KeyboardInterrupt from None
     if not first:
         return
     typer.echo(

@@ -170,6 +170,20 @@ def test_bad_input_is_one_sentence(
     assert not list(tmp_path.rglob("metrics.json"))
 
 
+def test_an_interrupted_run_says_where_it_stopped_and_goes_on(
+    convprior: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["train", *settings(*SMALL, "data.per_class=4"), "--out", "one"]
+    with monkeypatch.context() as patch:
+        patch.setattr("convprior.cli._StopOnSignal.__call__", lambda _: True)
+        result = convprior(*command)
+    assert result.code == 130
+    assert "stopped after 10 of 60 examples" in result.err
+    assert "run the same command again to go on" in result.err
+    assert "error" not in result.err
+    assert convprior(*command).code == 0
+
+
 def test_python_m_and_the_exit_code(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "convprior", "report", "absent"]
     result = subprocess.run(command, cwd=tmp_path, env=dict(os.environ), capture_output=True)

@@ -6,8 +6,9 @@ import time
 from rich.console import Console
 
 from convprior._files import write_json
-from convprior.lab.study import parse_study
+from convprior.lab.study import load_study, parse_study
 from convprior.lab.study.live import Display, duration
+from convprior.lab.study.run import outline
 from convprior.lab.study.store import Store
 
 MARKUP = "[red]b"
@@ -94,3 +95,12 @@ def test_the_time_left_counts_work_not_cells(tmp_path):
 
 def test_durations_are_words():
     assert [duration(s) for s in (3.4, 89, 200, 7500)] == ["3 s", "89 s", "3 min", "2 h 5 min"]
+
+
+def test_the_size_of_a_study_is_told_first():
+    study = load_study(preset="digits")
+    assert outline(study) == (
+        "digits: 4 arms x 3 splits x 5 seeds = 60 cells, after at most 45 for tuning"
+    )
+    untuned = load_study(preset="digits", overrides=["tune=false", "seeds=1"])
+    assert outline(untuned) == "digits: 3 arms x 3 splits = 9 cells"

@@ -94,7 +94,12 @@ def parse_study(document: Mapping[str, Any]) -> Study:
     problems = dict.fromkeys(found if isinstance(found, list) else [])
     if isinstance(file, list):
         raise together([*(_MISSING.get(sentence, sentence) for sentence in file), *problems])
-    arms = tuple(_arm(name, table, file.tune) for name, table in file.arms.items())
+    arms = tuple(
+        _arm(name, table, file.tune)
+        for name, table in file.arms.items()
+        # Without tuning, an arm that only borrows tuned values is the baseline.
+        if file.tune is not None or "tune" not in plain or table.keys() != {"tuned_as"}
+    )
     for name, table in file.arms.items() if "tune" not in plain else ():
         if table.keys() & {"tune", "tuned_as"}:
             raise InputError(f"arms.{name} says how it is tuned, but there is no [tune]; add one")

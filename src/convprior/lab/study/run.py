@@ -1,5 +1,6 @@
 """Runs a study: checks its data, tunes its arms, trains its cells, and says what came out."""
 
+import math
 import os
 import signal
 import threading
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from convprior.errors import InputError
-from convprior.lab.study.design import Cell, Slot, Study
+from convprior.lab.study.design import Cell, Slot, Study, trial_count
 from convprior.lab.study.live import Display
 from convprior.lab.study.parse import parse_study
 from convprior.lab.study.rows import Row
@@ -74,6 +75,8 @@ def run_study(
     before = outcome(study, store)
     if not [row for row in before.failures if retry or row.status != "crashed"]:
         return before
+    if console is not None:
+        console.print(outline(study), highlight=False, markup=False)
     check_sources(study)
     budget = study.base.budget.examples
     with (
@@ -92,6 +95,25 @@ def run_study(
         display.progress.begin("training", cells, retry=retry)
         runner.run(cells, retry=retry)
     return outcome(study, store)
+
+
+def outline(study: Study) -> str:
+    """The size of a study: ``digits: 3 arms x 2 splits x 5 seeds = 30 cells``."""
+    parts = {
+        "arm": len(study.arms),
+        "data set": len(study.data),
+        "network": len(study.models),
+        "split": len(study.splits),
+        "seed": len(study.seeds),
+    }
+    words = [f"{n} {name}{'s' * (n > 1)}" for name, n in parts.items() if n > 1 or name == "arm"]
+    text = f"{study.name}: {' x '.join(words)} = {math.prod(parts.values())} cells"
+    if study.tune is None:
+        return text
+    slots = [slot for slot in study.slots() if study.arm(slot.arm).space]
+    trials = sum(trial_count(study.tune, study.arm(slot.arm).space) for slot in slots)
+    each = len(study.tune.splits or study.splits) * len(study.tune.seeds)
+    return f"{text}, after at most {trials * each} for tuning"
 
 
 def read_study(folder: str | Path) -> Outcome:

@@ -104,6 +104,7 @@ def test_a_grid_between_whole_numbers_is_of_whole_numbers():
             "data.evaluate cannot",
         ),
         ({"tune": {"space": {"data.source": {"values": ["digits"]}}}}, "data.source cannot be tun"),
+        ({"tune": {"space": {"budget.examples": {"values": [100]}}}}, "arms cost the same"),
         ({"tune": {"space": {"data.split": {"values": [0]}}}}, "data.split cannot be set"),
     ],
 )

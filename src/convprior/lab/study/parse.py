@@ -19,6 +19,11 @@ _FIXED = {
     "data.split": "the study crosses with splits: write splits = ... at the top",
     "data.evaluate": "the study decides it: tuning sees validation images, the rest test images",
 }
+_SHARED = {
+    "data.source": "arms share their images",
+    "data.per_class": "arms share their images",
+    "budget.examples": "arms cost the same; the budget of a trial is tune.examples",
+}
 _MISSING = {
     "name is missing": 'name is missing; add one at the top: name = "my_study"',
     "arms is missing": "arms is missing; a study needs at least one, for example [arms.plain]",
@@ -221,8 +226,8 @@ def _problems(study: Study, base: dict[str, Any]) -> Iterator[str]:
         for key in arm.space:
             if key not in leaves():
                 yield f"tune.space: {key} is not a key of a recipe; {nearest(key, leaves())}"
-            if key == "data.source":
-                yield "tune.space: data.source cannot be tuned: arms share their images"
+            if key in _SHARED:
+                yield f"tune.space: {key} cannot be tuned: {_SHARED[key]}"
         yield from _fixed("tune.space", arm.space)
     for variant in study.data:
         yield from _fixed(f"data {variant.label!r}", variant.overrides)

@@ -118,6 +118,8 @@ def train(
     chosen = load_recipe(recipe, data=data, overrides=overrides or [])
     first = os.environ.get("RANK", "0") == "0"  # torchrun's: one process speaks for all
     console = Console(stderr=True, quiet=not first)
+    if (out / "state.safetensors").exists():
+        console.print(f"going on from the state saved in {out}", highlight=False, markup=False)
     with console.status("loading the data") as status:
 
         def show(progress: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from convprior.lab.data import DataRecipe
         ("validation", 1.0),
         ("validation", float("nan")),
         ("evaluate", "train"),
-        ("image_size", 0),
+        ("image_size", 1),
         ("channels", 4),
         ("channels", True),
         ("crop", -1),

@@ -213,3 +213,9 @@ def test_more_classes_than_images_are_refused_before_they_are_counted(parquet_fi
     file = parquet_file("train.parquet", [1, 2, 10**12])
     with pytest.raises(InputError, match="label 1000000000000 but only 3 images"):
         open_source(str(file))
+
+
+@pytest.mark.parametrize("name", ["~nobody_of_that_name/x", "x" * 5000])
+def test_what_cannot_be_a_path_is_one_sentence(name):
+    with pytest.raises(InputError, match="cannot be a path"):
+        open_source(name)

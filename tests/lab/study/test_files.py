@@ -352,3 +352,10 @@ def test_every_recipe_key_is_explained():
     assert list(keys) == list(leaves())
     assert all(text for _, text in keys.values())
     assert keys["optimizer.clip"][0] == "none"
+
+
+def test_a_study_file_is_no_recipe(tmp_path):
+    path = tmp_path / "s.toml"
+    path.write_text("[arms.a]")
+    with pytest.raises(InputError, match="it is a study file: convprior study"):
+        load_recipe(path)

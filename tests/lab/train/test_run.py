@@ -307,3 +307,11 @@ def test_images_larger_than_memory_give_the_same_bits(
 def test_no_threads_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="threads = 0 must be >= 1"):
         train(SMALL, tmp_path, threads=0)
+
+
+@pytest.mark.parametrize("garbage", ["[]", "3", "{}", '{"format": 1}', "{"])
+def test_a_result_that_is_none_is_one_sentence(tmp_path, garbage):
+    (tmp_path / "metrics.json").write_text(garbage)
+    with pytest.raises(ConvPriorError, match=r"metrics\.json|holds"):
+        train(Recipe(), tmp_path)
+    assert (tmp_path / "metrics.json").read_text() == garbage

@@ -48,7 +48,7 @@ class DataRecipe:
     def __post_init__(self) -> None:
         settle(self, "data")
         require(bool(self.source), "data.source", self.source, "must name a source, e.g. 'digits'")
-        least = {"per_class": 1, "split": 0, "image_size": 1, "crop": 0, "cutout": 0}
+        least = {"per_class": 1, "split": 0, "image_size": 2, "crop": 0, "cutout": 0}
         for name, low in least.items():
             value = getattr(self, name)
             require(none_or(value, low), f"data.{name}", value, f"must be >= {low}")

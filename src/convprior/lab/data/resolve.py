@@ -35,7 +35,7 @@ def open_source(name: str) -> Source:
         return open_digits()
     looked = []
     for path in _candidates(name):
-        if path.exists():
+        if _exists(path, name):
             return _open_path(path)
         looked.append(str(path))
     if _HUB_NAME.fullmatch(name):
@@ -51,8 +51,18 @@ def open_source(name: str) -> Source:
     )
 
 
+def _exists(path: Path, name: str) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:  # too long for the file system
+        raise InputError(f"source (={name[:80]!r}) cannot be a path: {error}") from error
+
+
 def _candidates(name: str) -> list[Path]:
-    here = Path(name).expanduser()
+    try:
+        here = Path(name).expanduser()
+    except RuntimeError as error:  # no such user's home
+        raise InputError(f"source (={name!r}) cannot be a path: {error}") from error
     paths = [here if here.is_absolute() else Path.cwd() / here]
     folder = os.environ.get("CONVPRIOR_DATA")
     if folder and not here.is_absolute():

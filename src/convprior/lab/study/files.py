@@ -75,7 +75,10 @@ def load_recipe(
     Raises:
         InputError: the file is absent or is not TOML; one sentence for every wrong key or value.
     """
-    flat = flatten(_read(Path(path))) if path is not None else {}
+    document = _read(Path(path)) if path is not None else {}
+    if "arms" in document:
+        raise InputError(f"{path} has arms, so it is a study file: convprior study {path}")
+    flat = flatten(document)
     for text in overrides:
         key, value = assignment(text)
         flat |= flatten(nest({".".join(key): value}))

@@ -71,13 +71,15 @@ def run_study(
     """
     devices = worker_devices(device, jobs, threads)
     store = Store(Path(folder))
-    store.begin(study.document)
-    before = outcome(study, store)
-    if not [row for row in before.failures if retry or row.status != "crashed"]:
-        return before
+    if store.exists():
+        store.begin(study.document)
+        before = outcome(study, store)
+        if not [row for row in before.failures if retry or row.status != "crashed"]:
+            return before
     if console is not None:
         console.print(outline(study), highlight=False, markup=False)
     check_sources(study)
+    store.begin(study.document)  # only now: wrong data leave no folder behind
     budget = study.base.budget.examples
     with (
         _terminable(),

@@ -36,6 +36,10 @@ class Store:
         self.folder = folder
         self._finished: dict[str, dict[str, Any]] = {}
 
+    def exists(self) -> bool:
+        """Whether the folder holds a study."""
+        return self._file().exists()
+
     def begin(self, document: Mapping[str, Any]) -> None:
         """Makes the folder this study's: a new or empty one, or one that was before.
 
@@ -43,7 +47,7 @@ class Store:
             InputError: it holds something else, which is left alone.
             RunError: another format version of convprior wrote it; it is left alone.
         """
-        if self._file().exists():
+        if self.exists():
             if self.document() != document:
                 self._write(document)
             return
@@ -62,7 +66,7 @@ class Store:
         Raises:
             RunError: there is none, or another format version wrote it.
         """
-        if not self._file().exists():
+        if not self.exists():
             raise RunError(f"{self.folder} holds no study (no study.json); name a study's folder")
         found = read_json(self._file())
         form = found.get("format") if isinstance(found, dict) else None

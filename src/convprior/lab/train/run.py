@@ -89,15 +89,16 @@ def train(
 
 
 def _finished(folder: Path, key: str) -> dict[str, Any]:
-    metrics: dict[str, Any] = read_json(folder / "metrics.json")
+    found = read_json(folder / "metrics.json")
+    metrics: dict[str, Any] = found if isinstance(found, dict) else {}
     if metrics.get("format") != FORMAT:
         raise RunError(
             f"{folder} holds a result of format {metrics.get('format')}, this is convprior "
             f"{__version__} with format {FORMAT}: choose another folder"
         )
-    if metrics["key"] != key:
+    if metrics.get("key") != key:
         raise InputError(
-            f"{folder} holds the finished run of recipe {metrics['key']}, not of {key}: "
+            f"{folder} holds the finished run of recipe {metrics.get('key')}, not of {key}: "
             "choose another folder"
         )
     return metrics

@@ -82,7 +82,8 @@ def test_equality_hash_and_repr():
     assert FilterPrior.independent(3) != "independent"
     shown = "FilterPrior.locality(kernel_size=(3, 3), law='quadratic', floor=0.25)"
     assert repr(FilterPrior.locality(3)) == shown
-    assert eval(shown) == FilterPrior.locality(3)
+    same = FilterPrior.locality(kernel_size=(3, 3), law="quadratic", floor=0.25)
+    assert same == FilterPrior.locality(3)
     prior = FilterPrior.independent(3)
     prior.variance.zero_()
     assert prior == FilterPrior.independent(3), "what a property returns must not be the state"

@@ -2,13 +2,12 @@
 
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from convprior._files import load_tensors, save_tensors
+from convprior._files import load_tensors, replacing, save_tensors
 from convprior.errors import RunError
 from convprior.lab.data.source import Part
 
@@ -46,23 +45,16 @@ class SpooledPart(Part):
 
     def _write(self) -> Tensor:
         offsets = [0]
-        temporary = None
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=".encoded-")
-            with os.fdopen(handle, "wb") as file:
+            with replacing(self.path) as file:
                 for row in range(len(self.part)):
                     content = self.part.read(row)
                     assert isinstance(content, bytes)
                     file.write(content)
                     offsets.append(offsets[-1] + len(content))
-            Path(temporary).replace(self.path)
         except OSError as error:
             raise RunError(
                 f"could not write {self.path} ({error.strerror or error}), the copy from which "
                 "images are streamed: free some space or set CONVPRIOR_CACHE to another folder"
             ) from error
-        finally:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
         return torch.tensor(offsets, dtype=torch.int64)

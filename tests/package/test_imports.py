@@ -21,7 +21,7 @@ ORDER = [
     "models",
     "filters",
 ]
-BASE = {"errors", "_files", "_optional", "_random", "_version"}
+BASE = {"errors", "_drawing", "_files", "_optional", "_random", "_version"}
 OPTIONAL = {
     *("PIL", "altair", "datasets", "jinja2", "numba", "optuna", "pandas", "pyarrow", "pydantic"),
     *("ray", "rich", "scipy", "sklearn", "timm", "torchvision", "typer", "vl_convert", "zarr"),

@@ -3,16 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from convprior._drawing import INK, QUIET, inline
 from convprior._optional import require
-from convprior.lab.report.drawing import (
-    INK,
-    QUIET,
-    VERDICT_COLORS,
-    WIDTH,
-    inline,
-    render,
-    short_names,
-)
+from convprior.lab.report.drawing import VERDICT_COLORS, WIDTH, render, short_names
 from convprior.lab.study.comparison import Comparison, Summary
 
 _DOTS, _MEAN = 0.5, 0.85

@@ -11,17 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from convprior._drawing import QUIET, VERMILION, inline
 from convprior._optional import require
-from convprior.lab.report.drawing import (
-    MOST_COLORS,
-    QUIET,
-    VERMILION,
-    WIDTH,
-    arm_colors,
-    inline,
-    render,
-    short_names,
-)
+from convprior.lab.report.drawing import MOST_COLORS, WIDTH, arm_colors, render, short_names
 from convprior.lab.study.rows import Row
 
 _HEIGHT, _SMALL = 230, 80

@@ -39,8 +39,6 @@ def tap_correlation(kernel_size: KernelSize, family: Family, lengthscale: float)
     Source: stationary kernels of the Gaussian-process literature; ``exponential`` is what
     Fortuin et al. (ICLR 2022) fitted to trained filters.
     """
-    if family not in _FAMILIES:
-        raise InputError(f"family is {family!r}; choose one of {', '.join(get_args(Family))}")
     if not lengthscale >= 0.0:
         raise InputError(f"lengthscale is {lengthscale}; give 0 (independent) to inf, in taps")
     sizes = as_kernel_size(kernel_size)
@@ -48,6 +46,16 @@ def tap_correlation(kernel_size: KernelSize, family: Family, lengthscale: float)
     taps = torch.cartesian_prod(*axes).reshape(-1, len(sizes))
     # Not cdist: its expansion of the square would leave distances of 1e-8 on the diagonal.
     distance = (taps[:, None] - taps[None]).square().sum(-1).sqrt()
-    if lengthscale == 0.0:
-        return torch.eye(len(taps), dtype=torch.float64)
-    return _FAMILIES[family](distance / lengthscale)
+    correlation = correlation_at(family, distance / (lengthscale or 1.0))
+    return torch.eye(len(taps), dtype=torch.float64) if lengthscale == 0.0 else correlation
+
+
+def correlation_at(family: Family, ratio: Tensor) -> Tensor:
+    """``f(ratio)`` of a family, ``ratio`` the distance over the length scale.
+
+    Raises:
+        InputError: unknown family.
+    """
+    if family not in _FAMILIES:
+        raise InputError(f"family is {family!r}; choose one of {', '.join(get_args(Family))}")
+    return _FAMILIES[family](ratio)

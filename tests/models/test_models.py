@@ -252,7 +252,7 @@ def test_widths_and_depths() -> None:
         ("wrn17_2", r"depth 17 is not of the form 6n \+ 4.*wrn16_2"),
         ("wrn4_2", r"depth 4 .*wrn10_2"),
         ("resnet81", "no network 'resnet81'; did you mean resnet18"),
-        ("zzz", "no network 'zzz'; known are plain_cnn"),
+        ("zzz", "no network 'zzz'; known are densenet121"),
         ("timm:resnet10tt", "no network 'timm:resnet10tt'; did you mean timm:resnet10t"),
     ],
 )
@@ -270,8 +270,11 @@ def test_wrong_arguments() -> None:
         create_model("plain_cnn", widht=3)
     with pytest.raises(InputError, match="wrn16_2 has no option 'width'; its options are dropout"):
         create_model("wrn16_2", width=3)
-    with pytest.raises(InputError, match="resnet18 has no option 'width'; it has none"):
-        create_model("resnet18", width=3)
+    with pytest.raises(InputError, match="densenet121 has no option 'width'; it has none"):
+        create_model("densenet121", width=3)
+    for width in (0, -8, 1.5, "16"):
+        with pytest.raises(InputError, match=f"width={width!r} is not positive; .* whole number"):
+            create_model("resnet18", width=width)
     with pytest.raises(InputError, match="stem of its own"):
         create_model(TIMM, small_input=True)
 

@@ -5,7 +5,10 @@ names them, ``timm:NAME`` reaches all of timm. All return logits (n, num_classes
 of channels and start from He's law; ``seed=`` makes the initial weights a function of it alone.
 """
 
+from convprior.models.densenet import DenseNet, densenet121, densenet_bc
 from convprior.models.he import HeConv2d, HeLinear
+from convprior.models.inception import GoogLeNet
+from convprior.models.mobilenet import MobileNetV2
 from convprior.models.plain import PlainCNN
 from convprior.models.registry import create_model, list_models
 from convprior.models.resnet import ResNet, resnet18
@@ -14,12 +17,17 @@ from convprior.models.wide_resnet import WideResNet
 
 __all__ = [
     "VGG",
+    "DenseNet",
+    "GoogLeNet",
     "HeConv2d",
     "HeLinear",
+    "MobileNetV2",
     "PlainCNN",
     "ResNet",
     "WideResNet",
     "create_model",
+    "densenet121",
+    "densenet_bc",
     "list_models",
     "resnet18",
     "vgg11_bn",

@@ -1,4 +1,4 @@
-"""Networks by name: our own, wide residual networks of any size, and all of timm.
+"""Networks by name: our own, two families of any size, and all of timm.
 
 Reference code: ``timm.create_model`` and ``timm.list_models``, whose argument names are kept.
 """
@@ -15,19 +15,28 @@ from torch import nn
 
 from convprior._optional import require
 from convprior.errors import InputError
+from convprior.models.densenet import densenet121, densenet_bc
+from convprior.models.inception import GoogLeNet
+from convprior.models.mobilenet import MobileNetV2
 from convprior.models.plain import PlainCNN
 from convprior.models.resnet import resnet18
 from convprior.models.vgg import vgg11_bn, vgg16_bn
 from convprior.models.wide_resnet import WideResNet
 
 _NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "densenet121": densenet121,
+    "googlenet": GoogLeNet,
+    "mobilenet_v2": MobileNetV2,
     "plain_cnn": PlainCNN,
     "resnet18": resnet18,
     "vgg11_bn": vgg11_bn,
     "vgg16_bn": vgg16_bn,
 }
-_WIDE = re.compile(r"wrn(\d+)_(\d+)")
-_WIDE_LISTED = ("wrn16_2", "wrn16_8", "wrn28_10", "wrn40_2")  # any other 6n+4 works too
+# Families whose names carry two sizes: pattern of the name, builder, members that are listed.
+_FAMILIES: tuple[tuple[str, Callable[..., nn.Module], tuple[str, ...]], ...] = (
+    (r"wrn(\d+)_(\d+)", WideResNet, ("wrn16_2", "wrn16_8", "wrn28_10", "wrn40_2")),
+    (r"densenet_bc(\d+)_(\d+)", densenet_bc, ("densenet_bc40_12", "densenet_bc100_12")),
+)
 _TIMM = "timm:"
 
 
@@ -43,16 +52,18 @@ def create_model(
     """Builds a network that maps images (n, in_chans, h, w) to logits (n, num_classes).
 
     Args:
-        name: one of :func:`list_models`, ``wrn{depth}_{width}`` with depth = 6n + 4, or
-            ``timm:NAME`` for any network of timm (untrained unless ``pretrained=True``).
+        name: one of :func:`list_models`, ``wrn{depth}_{width}`` or
+            ``densenet_bc{depth}_{growth}`` with depth = 6n + 4, or ``timm:NAME`` for any network
+            of timm (untrained unless ``pretrained=True``).
         num_classes: number of logits.
         in_chans: channels of the images.
         small_input: the form for small images (8 or 28 to 64 px; each network's class says what
             it changes). timm's networks have stems of their own and refuse it.
         seed: initial weights become a pure function of it and the global random state is neither
             read nor changed; ``None`` draws from the global state, as PyTorch's layers do.
-        **options: the network's own options, such as ``width`` and ``batch_norm`` of
-            ``plain_cnn``, ``dropout`` of a wide ResNet, or any keyword of the timm network.
+        **options: the network's own options, such as ``width`` (channels of the first stage),
+            ``batch_norm`` of ``plain_cnn``, ``dropout`` of a wide ResNet, or any keyword of the
+            timm network.
 
     Raises:
         InputError: an unknown name or option, or a size that is not positive.
@@ -62,13 +73,13 @@ def create_model(
         >>> create_model("wrn16_2", num_classes=10, in_chans=1, small_input=True, seed=0).fc
         Linear(in_features=128, out_features=10, bias=True)
     """
-    for argument, value in (("num_classes", num_classes), ("in_chans", in_chans)):
-        if value < 1:
-            raise InputError(f"{argument}={value} is not positive; give at least 1")
+    _check_positive("num_classes", num_classes)
+    _check_positive("in_chans", in_chans)
     build = _builder(name, small_input)
     # The builder of timm checks its own keywords.
     if not name.startswith(_TIMM):
         _check_options(name, build, options)
+        _check_positive("width", options.get("width", 1))
         options["small_input"] = small_input
     make = functools.partial(build, num_classes=num_classes, in_chans=in_chans, **options)
     return make() if seed is None else _seeded(make, seed)
@@ -77,7 +88,8 @@ def create_model(
 def list_models(pattern: str | None = None) -> list[str]:
     """Names for :func:`create_model`, sorted.
 
-    Wide ResNets of other sizes work too: ``wrn{depth}_{width}``.
+    Wide ResNets and DenseNets of other sizes work too: ``wrn{depth}_{width}``,
+    ``densenet_bc{depth}_{growth}``.
 
     Args:
         pattern: shell-style filter such as ``"vgg*"``; ``"timm:resnet*"`` lists timm's networks.
@@ -92,7 +104,8 @@ def list_models(pattern: str | None = None) -> list[str]:
     if pattern is not None and pattern.startswith(_TIMM):
         found = require("timm", "timm").list_models(pattern.removeprefix(_TIMM))
         return [_TIMM + name for name in found]
-    names = sorted((*_NETWORKS, *_WIDE_LISTED))
+    listed = (name for _, _, members in _FAMILIES for name in members)
+    names = sorted((*_NETWORKS, *listed))
     return names if pattern is None else fnmatch.filter(names, pattern)
 
 
@@ -101,12 +114,14 @@ def _builder(name: str, small_input: bool) -> Callable[..., nn.Module]:
         return _timm_builder(name.removeprefix(_TIMM), small_input)
     if name in _NETWORKS:
         return _NETWORKS[name]
-    if wide := _WIDE.fullmatch(name):
-        return functools.partial(WideResNet, int(wide[1]), int(wide[2]))
+    for pattern, family, _ in _FAMILIES:
+        if sizes := re.fullmatch(pattern, name):
+            return functools.partial(family, int(sizes[1]), int(sizes[2]))
     raise _unknown(
         name,
         list_models(),
-        "list_models() has all; any wrn{6n+4}_{width} works too, and timm's networks as timm:NAME",
+        "list_models() has all; any wrn{6n+4}_{width} and densenet_bc{6n+4}_{growth} works too, "
+        "and timm's networks as timm:NAME",
     )
 
 
@@ -131,6 +146,11 @@ def _unknown(name: str, known: list[str], hint: str) -> InputError:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     meant = f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(known[:9])}."
     return InputError(f"there is no network {name!r}; {meant} ({hint})")
+
+
+def _check_positive(argument: str, value: object) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise InputError(f"{argument}={value!r} is not positive; give a whole number, at least 1")
 
 
 def _check_options(name: str, build: Callable[..., nn.Module], options: dict[str, object]) -> None:

@@ -51,6 +51,7 @@ class ResNet(nn.Module):
         in_chans: channels of the images.
         small_input: 3x3 stem of stride 1 without a pool, for 28 to 64 px; otherwise the 7x7
             stem of stride 2 and the max pool of the ImageNet form.
+        width: channels of the stem and of the first stage.
     """
 
     def __init__(
@@ -59,9 +60,10 @@ class ResNet(nn.Module):
         num_classes: int = 1000,
         in_chans: int = 3,
         small_input: bool = False,
+        *,
+        width: int = 64,
     ) -> None:
         super().__init__()
-        width = 64
         if small_input:
             self.conv1 = HeConv2d(in_chans, width, 3, padding=1, bias=False)
         else:
@@ -90,6 +92,8 @@ def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.
     )
 
 
-def resnet18(num_classes: int = 1000, in_chans: int = 3, small_input: bool = False) -> ResNet:
+def resnet18(
+    num_classes: int = 1000, in_chans: int = 3, small_input: bool = False, *, width: int = 64
+) -> ResNet:
     """ResNet-18: 11,689,512 parameters at 1000 classes; small form 11,173,962 at 10."""
-    return ResNet((2, 2, 2, 2), num_classes, in_chans, small_input)
+    return ResNet((2, 2, 2, 2), num_classes, in_chans, small_input, width=width)

@@ -23,7 +23,7 @@ from convprior.errors import InputError
 from convprior.models.he import HeConv2d, HeLinear
 
 _STAGES = {11: (1, 1, 2, 2, 2), 16: (2, 2, 3, 3, 3)}  # convolutions before each max pool
-_CHANNELS = (64, 128, 256, 512, 512)
+_MULTIPLES = (1, 2, 4, 8, 8)  # channels of the stages, in those of the first
 _SMALLEST = 32  # five halvings that round down leave one pixel
 
 
@@ -36,6 +36,7 @@ class VGG(nn.Module):
         in_chans: channels of the images.
         small_input: trunk and linear head for images from 28 px; otherwise the ImageNet form
             with two hidden layers of 4096 and dropout, for images from 32 px.
+        width: channels of the first stage; the hidden layers keep their 4096.
     """
 
     def __init__(
@@ -44,16 +45,19 @@ class VGG(nn.Module):
         num_classes: int = 1000,
         in_chans: int = 3,
         small_input: bool = False,
+        *,
+        width: int = 64,
     ) -> None:
         super().__init__()
         self.small_input = small_input
-        self.features = _trunk(stages, in_chans, ceil_mode=small_input)
+        self.features = _trunk(stages, in_chans, width, ceil_mode=small_input)
+        channels = _MULTIPLES[-1] * width
         self.avgpool = nn.AdaptiveAvgPool2d(1 if small_input else 7)
         self.classifier = (
-            nn.Linear(_CHANNELS[-1], num_classes)
+            nn.Linear(channels, num_classes)
             if small_input
             else nn.Sequential(
-                HeLinear(_CHANNELS[-1] * 7 * 7, 4096),
+                HeLinear(channels * 7 * 7, 4096),
                 nn.ReLU(inplace=True),
                 nn.Dropout(0.5),
                 HeLinear(4096, 4096),
@@ -78,9 +82,10 @@ class VGG(nn.Module):
         return cast("Tensor", self.classifier(torch.flatten(x, 1)))
 
 
-def _trunk(stages: Sequence[int], in_chans: int, ceil_mode: bool) -> nn.Sequential:
+def _trunk(stages: Sequence[int], in_chans: int, width: int, ceil_mode: bool) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for depth, channels in zip(stages, _CHANNELS, strict=True):
+    for depth, multiple in zip(stages, _MULTIPLES, strict=True):
+        channels = multiple * width
         for _ in range(depth):
             layers += [
                 HeConv2d(in_chans, channels, 3, padding=1),
@@ -92,11 +97,15 @@ def _trunk(stages: Sequence[int], in_chans: int, ceil_mode: bool) -> nn.Sequenti
     return nn.Sequential(*layers)
 
 
-def vgg11_bn(num_classes: int = 1000, in_chans: int = 3, small_input: bool = False) -> VGG:
+def vgg11_bn(
+    num_classes: int = 1000, in_chans: int = 3, small_input: bool = False, *, width: int = 64
+) -> VGG:
     """VGG-11: 132,868,840 parameters at 1000 classes."""
-    return VGG(_STAGES[11], num_classes, in_chans, small_input)
+    return VGG(_STAGES[11], num_classes, in_chans, small_input, width=width)
 
 
-def vgg16_bn(num_classes: int = 1000, in_chans: int = 3, small_input: bool = False) -> VGG:
+def vgg16_bn(
+    num_classes: int = 1000, in_chans: int = 3, small_input: bool = False, *, width: int = 64
+) -> VGG:
     """VGG-16: 138,365,992 parameters at 1000 classes."""
-    return VGG(_STAGES[16], num_classes, in_chans, small_input)
+    return VGG(_STAGES[16], num_classes, in_chans, small_input, width=width)

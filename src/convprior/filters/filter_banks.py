@@ -1,0 +1,179 @@
+"""The filters of a network's convolutions, from the network, its weights by name, or a file."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from convprior.errors import InputError
+from convprior.filters.selection import ConvLayer, Selection, select_convolutions
+
+Source = nn.Module | Mapping[str, Tensor] | str | Path
+
+
+@dataclass(frozen=True, eq=False)
+class FilterBank:
+    """The filters of one convolution.
+
+    Attributes:
+        name: of the layer.
+        weight: (filters, channels of a filter, *kernel_size) on the CPU, finite, float32 or
+            float64; also for transposed convolutions, which store it the other way round.
+        kind: ``dense``, ``grouped``, ``depthwise`` or ``pointwise``; ``transposed`` in front of it
+            where the layer is.
+        stride: one an axis, None if unknown.
+    """
+
+    name: str
+    weight: Tensor
+    kind: str
+    stride: tuple[int, ...] | None
+
+
+def filter_banks(
+    source: Source, include: Selection = None, exclude: Selection = None
+) -> list[FilterBank]:
+    """The convolutions of a network, in the order of the network or file.
+
+    Args:
+        source: a module (compiled, data-parallel and parametrized ones too); or weights by name, as
+            a state dict or a safetensors file. Of the latter, tensors of 3 to 5 axes called
+            ``*.weight`` are convolutions: strides are unknown, groups other than depthwise (one
+            channel a filter, more than one filter) and transposition are not seen.
+        include: names, shell patterns or, for a module, types; None means all.
+        exclude: the same, taken away afterwards.
+
+    Returns:
+        One entry a weight; a weight tied between layers appears once, under its first name.
+
+    Raises:
+        InputError: there is no convolution, a rule matches none, weights are not finite or have
+            no values (lazy, meta device), or the file is no safetensors file.
+
+    Source: our choice.
+    """
+    if isinstance(source, nn.Module):
+        return [_of_layer(layer) for layer in select_convolutions(source, include, exclude)]
+    weights = read_weights(source) if isinstance(source, str | Path) else _untied(source)
+    found = {_layer_name(n): t for n, t in weights.items() if _is_filter(n, t.ndim)}
+    for name in weights:
+        if ".parametrizations.weight." in f".{name}" or name.endswith(("weight_g", "weight_v")):
+            raise InputError(
+                f"{name!r} is a part of a parametrized weight, which only its module can put "
+                "together; give the module"
+            )
+    if not found:
+        where = f"{source} has" if isinstance(source, str | Path) else "these weights have"
+        raise InputError(
+            f"{where} no convolution: no tensor named '*.weight' with 3 to 5 axes; give the "
+            "weights of a convolutional network"
+        )
+    names = _chosen(list(found), include, exclude)
+    return [_of_tensor(name, found[name]) for name in names]
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file that can be filters or parts of them; others stay unread.
+
+    Raises:
+        InputError: there is no such file, or it is no whole safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            shapes = {name: file.get_slice(name).get_shape() for name in names}
+            wanted = [name for name in names if 3 <= len(shapes[name]) <= 5]
+            return {name: file.get_tensor(name) for name in wanted}
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"could not read {path} as a safetensors file ({error}); give an undamaged one, or "
+            "save the weights with safetensors.torch.save_file"
+        ) from error
+
+
+def _of_layer(layer: ConvLayer) -> FilterBank:
+    module, weight = layer.module, layer.module.weight.detach()
+    if transposed := isinstance(module, _ConvTransposeNd):
+        # (in, out/groups, ...) -> (groups, in/groups, out/groups, ...) -> output filters first.
+        grouped = weight.reshape(module.groups, -1, *weight.shape[1:])
+        weight = grouped.transpose(1, 2).flatten(0, 1)
+    if all(size == 1 for size in module.kernel_size):
+        kind = "pointwise"
+    elif module.groups == 1:
+        kind = "dense"
+    else:
+        kind = "depthwise" if module.groups == module.in_channels else "grouped"
+    kind = f"transposed {kind}" if transposed else kind
+    return FilterBank(layer.name, _checked(layer.name, weight), kind, tuple(module.stride))
+
+
+def _of_tensor(name: str, weight: Tensor) -> FilterBank:
+    if weight[0, 0].numel() == 1:
+        kind = "pointwise"
+    else:
+        kind = "depthwise" if weight.shape[1] == 1 and len(weight) > 1 else "dense"
+    return FilterBank(name, _checked(name, weight.detach()), kind, None)
+
+
+def _checked(name: str, weight: Tensor) -> Tensor:
+    label = name or "the convolution"
+    if weight.is_meta or not weight.numel():
+        raise InputError(f"the weight of {label!r} holds no values; load or initialize it first")
+    weight = weight.cpu()
+    if not bool(torch.isfinite(weight).all()):
+        bad = int((~torch.isfinite(weight)).sum())
+        raise InputError(
+            f"{bad} of {weight.numel()} weights of {label!r} are not finite; give an undamaged "
+            "network, or exclude this layer"
+        )
+    return weight if weight.dtype == torch.float64 else weight.to(torch.float32)
+
+
+def _untied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without tensors that lie in the same memory as an earlier one."""
+    first: dict[tuple[object, ...], str] = {}
+    for name, tensor in weights.items():
+        if not isinstance(tensor, Tensor):
+            raise InputError(
+                f"{name!r} is a {type(tensor).__name__} and no tensor; give a network, its "
+                "state_dict() or a safetensors file"
+            )
+        place = () if tensor.is_meta else (tensor.data_ptr(), tensor.shape, tensor.stride())
+        first.setdefault(place if any(place[:1]) else (name,), name)
+    return {name: weights[name] for name in first.values()}
+
+
+def _layer_name(key: str) -> str:
+    name = key.removeprefix("module.").replace("_orig_mod.", "").removesuffix("weight")
+    return name.removesuffix(".")
+
+
+def _is_filter(key: str, axes: int) -> bool:
+    return (key == "weight" or key.endswith(".weight")) and 3 <= axes <= 5
+
+
+def _chosen(names: list[str], include: Selection, exclude: Selection) -> list[str]:
+    wanted = set(names) if include is None else _hits(names, include)
+    left = [name for name in names if name in wanted - _hits(names, exclude)]
+    if not left:
+        raise InputError("include and exclude leave no convolution; choose others")
+    return left
+
+
+def _hits(names: list[str], selection: Selection) -> set[str]:
+    found = set()
+    for rule in (selection,) if isinstance(selection, str | type) else tuple(selection or ()):
+        if not isinstance(rule, str):
+            raise InputError(f"weights by name have no types, so {rule.__name__} fits none of them")
+        own = {n for n in names if n.startswith(f"{rule}.") or fnmatchcase(n, rule) or n == rule}
+        if not own:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            shown = ", ".join(names[:5]) + more
+            raise InputError(f"{rule!r} matches no convolution; there are {shown}")
+        found |= own
+    return found

@@ -5,10 +5,12 @@ import doctest
 import pytest
 import torch
 
-from convprior.filters import laws, locoreg, prior
+from convprior.filters import laws, locoreg, prior, tap_algebra
 
 
-@pytest.mark.parametrize("module", [laws, locoreg, prior], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module", [laws, locoreg, prior, tap_algebra], ids=lambda module: module.__name__
+)
 def test_examples(module):
     names = {**vars(module), "torch": torch}
     result = doctest.testmod(module, globs=names, optionflags=doctest.ELLIPSIS)

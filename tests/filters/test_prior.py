@@ -242,7 +242,7 @@ def bad_correlation(value):
     ("call", "message"),
     [
         (lambda: FilterPrior.locality(3, floor=0), r"variance is infinite; give floor > 0"),
-        (lambda: SINGULAR.precision, r"smallest eigenvalue of its covariance is -?[\d.e-]+"),
+        (lambda: SINGULAR.precision, r"smallest eigenvalue of its correlation is -?[\d.e-]+"),
         (lambda: SINGULAR.penalty(torch.zeros(1, 1, 3, 3)), "no precision"),
         (lambda: SINGULAR.penalty(torch.zeros(1, 1, 5, 5)), r"kernel size \(5, 5\)"),
         (lambda: FilterPrior(torch.zeros(3, 3)), "must be > 0"),
@@ -255,8 +255,7 @@ def bad_correlation(value):
         (lambda: FilterPrior.independent(3).shrink(2), "shrinkage is 2"),
         (lambda: FilterPrior.independent(3).init_(nn.Linear(3, 3)), "Linear is no convolution"),
         (lambda: FilterPrior.independent(3).init_(nn.Conv2d(3, 3, 5)), r"kernel size \(5, 5\)"),
-        (lambda: FilterPrior.measured(nn.Linear(3, 3)), "no convolution weight"),
-        (lambda: FilterPrior.measured(nn.Sequential(nn.Conv2d(1, 1, 3))), "^Sequential is no"),
+        (lambda: FilterPrior.measured(nn.Linear(3, 3)), "no convolution"),
         (lambda: FilterPrior.measured(torch.full((1, 1, 3, 3), math.nan)), "not finite"),
     ],
 )

@@ -1,5 +1,8 @@
 """Linear algebra of small covariance matrices: checks, roots, inverses. All in float64."""
 
+import math
+import string
+
 import torch
 from torch import Tensor
 
@@ -50,19 +53,41 @@ def symmetric_root(covariance: Tensor) -> Tensor:
     return root
 
 
-def inverse(covariance: Tensor, name: str) -> Tensor:
-    """``covariance^-1``.
+def range_inverse(covariance: Tensor, rank: int) -> Tensor:
+    """The Moore-Penrose inverse of a positive semi-definite matrix of known rank."""
+    values, vectors = torch.linalg.eigh(covariance)
+    kept = vectors[:, len(values) - rank :]
+    inverse: Tensor = (kept / values[len(values) - rank :]) @ kept.T
+    return inverse
 
-    Raises:
-        InputError: it is singular to rounding; the message gives its smallest eigenvalue.
+
+def axis_factors(covariance: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, ...] | None:
+    """The matrices, one an axis, whose Kronecker product is ``covariance``; None without any.
+
+    If ``covariance = A (x) B``, the trace over the taps of ``B`` leaves ``A trace(B)``, so partial
+    traces give the only candidates, up to scale, and their product shows whether they are right.
+
+    Args:
+        covariance: (taps, taps) with trace = taps, row-major taps.
+        sizes: taps along each axis.
+
+    Returns:
+        ``(k, k)`` with trace ``k`` for each axis of size ``k``.
     """
-    eigenvalues = torch.linalg.eigvalsh(covariance)
-    if float(eigenvalues[0]) <= ROUNDING * float(eigenvalues[-1]):
-        raise InputError(
-            f"{name} has no precision: the smallest eigenvalue of its covariance is "
-            f"{float(eigenvalues[0]):.3g}; use prior.shrink(0.01) or another small share"
-        )
-    return torch.cholesky_inverse(torch.linalg.cholesky(covariance))
+    taps = math.prod(sizes)
+    whole = covariance.view(*sizes, *sizes)
+    letters = string.ascii_letters
+    factors = []
+    product = covariance.new_ones(1, 1)
+    for axis, size in enumerate(sizes):
+        rows = letters[: len(sizes)]
+        columns = rows[:axis] + letters[len(sizes)] + rows[axis + 1 :]
+        partial = torch.einsum(f"{rows}{columns}->{rows[axis]}{columns[axis]}", whole)
+        factors.append(partial * (size / taps))
+        product = torch.kron(product, factors[-1])
+    if float((product - covariance).abs().max()) > ROUNDING * float(covariance.abs().max()):
+        return None
+    return tuple(factors)
 
 
 def sum_normalized(covariance: Tensor, name: str) -> Tensor:

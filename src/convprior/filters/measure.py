@@ -1,52 +1,54 @@
 """Second moments of existing filters: what a trained network's taps look like."""
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from convprior.errors import InputError
-from convprior.filters.laws import as_kernel_size, tap_distances
+from convprior.filters.filter_banks import FilterBank
+from convprior.filters.laws import tap_distances
+from convprior.filters.sources import size_of
 
 
-def second_moments(source: nn.Module | Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """Raw second moments ``M = mean over filters of w w'`` of the taps.
+def pooled_moments(banks: Sequence[FilterBank]) -> Tensor:
+    """Mean over layers of ``M = mean over filters of w w'``, each scaled to trace = taps.
+
+    The scale is taken off so that every layer counts alike, whatever its width and depth made of
+    the size of its weights.
 
     Args:
-        source: a convolution, or its weight ``(out, in/groups, *kernel_size)``.
+        banks: at least one, all of one kernel size.
 
     Returns:
-        float64 (taps, taps) on the CPU with row-major taps, and the kernel size.
+        float64 (taps, taps) on the CPU with row-major taps, trace = taps.
 
     Raises:
-        InputError: the weight has no kernel axes, is not finite, or a tap is 0 in every filter.
+        InputError: a weight is all zero, or a tap is 0 in every filter.
 
     Source: our choice.
     """
-    weight = source if isinstance(source, Tensor) else getattr(source, "weight", None)
-    if isinstance(source, Tensor):
-        layer = "this weight"
-    else:  # a whole network would print itself over a hundred lines
-        layer = type(source).__name__ if list(source.children()) else str(source)
-    if not isinstance(weight, Tensor) or weight.ndim < 3:
-        raise InputError(
-            f"{layer} is no convolution weight (out, in/groups, *kernel_size); "
-            "give one convolution or its weight"
-        )
-    sizes = as_kernel_size(tuple(weight.shape[2:]))
-    rows = weight.detach().to("cpu", torch.float64).reshape(-1, weight[0, 0].numel())
-    largest = rows.abs().max()
-    if not bool(torch.isfinite(largest)):
-        raise InputError(f"{layer} holds values that are not finite; measure an undamaged one")
-    # Divided first: squares of tiny weights would underflow, and the scale is free anyway.
-    rows = rows / largest.clamp(min=torch.finfo(torch.float64).tiny)
-    moments = rows.T @ rows / len(rows)
+    moments = torch.stack([_moments(bank) for bank in banks]).mean(0)
     zeros = (moments.diagonal() == 0).nonzero().flatten()
     if len(zeros):
-        tap = tuple(int(i) for i in torch.unravel_index(zeros[0], sizes))
+        tap = tuple(int(i) for i in torch.unravel_index(zeros[0], size_of(banks[0])))
+        layers = banks[0].name if len(banks) == 1 else f"all {len(banks)} layers"
         raise InputError(
-            f"tap {tap} of {layer} is zero in every filter, so its cost would be infinite; "
+            f"tap {tap} of {layers} is zero in every filter, so its cost would be infinite; "
             "measure another layer"
         )
-    return moments, sizes
+    return moments
+
+
+def _moments(bank: FilterBank) -> Tensor:
+    rows = bank.weight.double().flatten(2).flatten(0, 1)
+    largest = rows.abs().max()
+    if largest == 0:
+        raise InputError(f"every weight of {bank.name} is zero; measure another layer")
+    # Divided first: squares of tiny weights would underflow, and the scale is free anyway.
+    rows = rows / largest
+    moments = rows.T @ rows
+    return moments * (rows.shape[1] / moments.trace())
 
 
 def decreasing_outward(variance: Tensor) -> Tensor:

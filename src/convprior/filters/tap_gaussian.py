@@ -1,0 +1,143 @@
+"""The zero-mean Gaussian with a given tap covariance: draws from it, and its penalty."""
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import is_parametrized
+
+from convprior.errors import InputError
+from convprior.filters.gaussian import symmetric_root
+from convprior.filters.tap_algebra import TapAlgebra
+
+Scale = Literal["trace", "sum"]
+
+
+class TapGaussian(TapAlgebra):
+    """``N(0, Sigma)`` over the taps of one filter; arguments as in its bases."""
+
+    def sample(
+        self,
+        out_channels: int,
+        in_channels: int,
+        generator: Generator | None = None,
+        *,
+        gain: float = math.sqrt(2.0),
+        dtype: torch.dtype = torch.float32,
+        normalize: Scale = "trace",
+    ) -> Tensor:
+        """Draws weights ``w_f ~ N(0, Sigma gain^2 / fan_in)``, ``fan_in = in_channels * taps``.
+
+        The expected squared norm is that of the usual independent draw with the same gain. With
+        uncorrelated taps so is the output: ``gain = sqrt(2)`` keeps the second moment through
+        convolution and ReLU. With correlated taps the output also depends on the input: taps that
+        go together add up on smooth inputs, up to ``(1' Sigma 1) / taps`` times more on a
+        constant one. ``normalize="sum"`` divides by that factor and so keeps the second moment of
+        constant inputs; rough ones then shrink.
+
+        Args:
+            out_channels: filters to draw.
+            in_channels: channels each filter sees (input channels / groups).
+            generator: source of the normal numbers; None is PyTorch's global one.
+            gain: ``sqrt(2)`` keeps the scale through ReLU (He et al., 2015).
+            dtype: of the result; half types are drawn in float32.
+            normalize: ``trace``: ``trace(Sigma) = taps``; ``sum``: ``1' Sigma 1 = taps``.
+
+        Returns:
+            ``(out_channels, in_channels, *kernel_size)`` on the generator's device.
+
+        Raises:
+            InputError: ``normalize`` is neither, or is ``sum`` and the entries of ``Sigma`` sum
+                to about 0.
+        """
+        if normalize not in get_args(Scale):
+            raise InputError(f"normalize is {normalize!r}; choose 'trace' or 'sum'")
+        taps = self._variance.numel()
+        drawn = dtype if dtype in (torch.float32, torch.float64) else torch.float32
+        device = generator.device if generator is not None else torch.device("cpu")
+        size = (out_channels, in_channels, *self._kernel_size)
+        normal = torch.randn(size, generator=generator, dtype=drawn, device=device)
+        scale = gain / math.sqrt(in_channels * taps)
+        if normalize == "sum":
+            scale *= math.sqrt(float(self.kernel_covariance().trace()))
+        if self._diagonal:
+            weight = normal * (self._variance.sqrt() * scale).to(normal)
+        else:
+            root = symmetric_root(self.covariance) * scale
+            weight = (normal.view(-1, taps) @ root.to(normal)).view(size)
+        return weight.to(dtype)
+
+    @torch.no_grad()
+    def init_(
+        self,
+        module: _ConvNd,
+        generator: Generator | None = None,
+        *,
+        gain: float = math.sqrt(2.0),
+        normalize: Scale = "trace",
+    ) -> _ConvNd:
+        """Draws the weight of a convolution in place; dtype, device and memory format stay.
+
+        Dense, grouped, depthwise and transposed alike: ``fan_in = in_channels/groups * taps``.
+        The bias is left alone.
+
+        Args:
+            module: ``nn.Conv1d`` to ``nn.Conv3d`` or a transposed one.
+            generator: as in :meth:`sample`.
+            gain: as in :meth:`sample`.
+            normalize: as in :meth:`sample`.
+
+        Returns:
+            ``module``.
+
+        Raises:
+            InputError: not a convolution, another kernel size, or a parametrized weight.
+        """
+        if not isinstance(module, _ConvNd):
+            raise InputError(f"{type(module).__name__} is no convolution; init_ draws only those")
+        if is_parametrized(module, "weight") or "weight" not in module._parameters:
+            raise InputError(f"the weight of {module} is parametrized; draw before parametrizing")
+        self._check_size(tuple(module.kernel_size), str(module))
+        weight = module.weight
+        filters = weight.shape[0] * weight.shape[1]
+        gain = gain / math.sqrt(module.in_channels // module.groups)
+        # Drawn as (all filters, 1): a transposed weight has its input channels first.
+        draw = self.sample(
+            filters, 1, generator, gain=gain, dtype=weight.dtype, normalize=normalize
+        )
+        weight.copy_(draw.view(weight.shape))
+        return module
+
+    def penalty(self, weight: Tensor, *, subspace: bool = False) -> Tensor:
+        """``sum over filters of w_f' A w_f``, ``A = Sigma^-1`` scaled to ``trace(A) = taps``.
+
+        With uncorrelated taps this is ``sum c w^2`` with ``c`` proportional to ``1 / variance``
+        and mean 1, hence comparable with plain L2; multiply it by a strength. With correlated
+        taps it is the smooth-kernel penalty (Feinman and Lake, arXiv 1903.01882, who fix the
+        determinant instead of the trace).
+
+        Args:
+            weight: ``(out, in/groups, *kernel_size)``.
+            subspace: for a singular prior, take ``A = Sigma^+`` scaled to ``trace(A) = rank``:
+                exact for the filters the prior can draw, again with mean eigenvalue 1 there. The
+                part of a filter that lies outside, which the prior holds to be impossible, is
+                not penalized. Without effect on other priors.
+
+        Returns:
+            Scalar, differentiable; half-precision weights are summed in float32.
+
+        Raises:
+            InputError: another kernel size, or a singular covariance without ``subspace``.
+        """
+        self._check_size(tuple(weight.shape[2:]), f"a weight of shape {tuple(weight.shape)}")
+        taps = self._variance.numel()
+        precision = self.subspace_precision() if subspace else self.precision
+        precision = precision * (self.rank / precision.trace())
+        wide = weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
+        if self._diagonal:
+            return (wide.square() * precision.diagonal().view(self._kernel_size).to(wide)).sum()
+        with torch.autocast(weight.device.type, enabled=False):
+            rows = wide.reshape(-1, taps)
+            return (rows @ precision.to(wide) * rows).sum()

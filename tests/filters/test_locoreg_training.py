@@ -148,18 +148,19 @@ def test_a_filter_prior_is_a_law():
         LocoReg(model, 0.1, FilterPrior.locality(5))
     with pytest.raises(InputError, match="has no parameter"):
         LocoReg(model, 0.1, prior, parameter=1.0)
-    assert "c = 1 (plain L2)" in repr(LocoReg(model, 0.1, FilterPrior.correlated(3)))
+    with pytest.raises(InputError, match="has no distance"):
+        LocoReg(model, 0.1, prior, distance="pixels")
 
 
 def test_measured_law():
     signs = torch.where(torch.rand(8, 16, 3, 3) < 0.5, -1.0, 1.0)
-    costs = LocoReg(small(), 0.1, FilterPrior.measured(signs)).costs["0"]
+    costs = LocoReg(small(), 0.1, FilterPrior.measured(signs).uncorrelated()).costs["0"]
     assert torch.equal(costs, torch.ones(3, 3, dtype=torch.float64))
     weight = torch.randn(8, 8, 3, 3, dtype=torch.float64)
-    costs = LocoReg(small(), 0.1, FilterPrior.measured(weight)).costs["0"]
+    costs = LocoReg(small(), 0.1, FilterPrior.measured(weight).uncorrelated()).costs["0"]
     moments = weight.square().mean((0, 1))
     torch.testing.assert_close(costs, (1 / moments) / (1 / moments).mean())
-    again = LocoReg(small(), 0.1, FilterPrior.measured(1e3 * weight)).costs["0"]
+    again = LocoReg(small(), 0.1, FilterPrior.measured(1e3 * weight).uncorrelated()).costs["0"]
     torch.testing.assert_close(costs, again)
 
 

@@ -1,16 +1,28 @@
 """Which layers a LocoReg covers and what their taps cost, computed once and shown by its repr."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from convprior.errors import InputError
+from convprior.filters.assignment import Priors, assign_priors
+from convprior.filters.full_precision import precision_matrix
 from convprior.filters.laws import Control, Law, costs_of_shape, tap_costs
 from convprior.filters.prior import FilterPrior
-from convprior.filters.selection import ConvLayer, Schedule, schedule_factors, unwrap
+from convprior.filters.selection import (
+    ConvLayer,
+    Schedule,
+    Selection,
+    as_layer,
+    convolutions_of,
+    schedule_factors,
+    select_convolutions,
+    unwrap,
+)
 
 _SHOWN = 40  # layers in a repr
 
@@ -21,20 +33,43 @@ class Covered:
 
     Attributes:
         layer: the convolution.
-        costs: ``factor * c``, float64 of the kernel's shape.
+        costs: ``factor * c``, float64 of the kernel's shape; for correlated taps the diagonal of
+            ``factor * A``.
+        matrix: ``factor * A``, (taps, taps), float64; None where the taps are uncorrelated.
         kind: equal for layers with equal costs, so that they can share what depends on them.
-        largest: the dearest tap's cost.
+        least: the cheapest tap's cost, or the smallest eigenvalue of ``matrix``.
+        largest: the dearest tap's cost, or the largest eigenvalue of ``matrix``.
     """
 
     layer: ConvLayer
     costs: Tensor
+    matrix: Tensor | None
     kind: int
+    least: float
     largest: float
+
+    def precision(self) -> Tensor:
+        """``factor * A``, (taps, taps); ``A = diag(c)`` where the taps are uncorrelated."""
+        return self.costs.flatten().diag() if self.matrix is None else self.matrix.clone()
+
+
+def covered_layers(
+    model: nn.Module, law: Law | Priors, include: Selection, exclude: Selection
+) -> tuple[list[ConvLayer], Law | dict[str, FilterPrior]]:
+    """The layers that a law or priors cover; with them the law's name, or each layer's prior.
+
+    Raises:
+        InputError: as :func:`select_convolutions` and :func:`assign_priors`.
+    """
+    if isinstance(law, str):
+        return select_convolutions(model, include, exclude), law
+    priors = assign_priors(convolutions_of(model), law)
+    return select_convolutions(model, include, exclude, priors), priors
 
 
 def cover(
     layers: list[ConvLayer],
-    law: Law | FilterPrior,
+    law: Law | Mapping[str, FilterPrior],
     floor: float,
     *,
     control: Control | None,
@@ -45,19 +80,23 @@ def cover(
 ) -> list[Covered]:
     """Gives each layer its costs; arguments as in :class:`convprior.filters.LocoReg`.
 
+    Here ``law`` is a law's name, or the prior of each layer by the layer's name.
+
     Raises:
         InputError: an argument is out of its range.
     """
+    if not isinstance(law, str) and (parameter is not None or pixels):
+        given = "parameter" if parameter is not None else "distance"
+        raise InputError(f"a FilterPrior has no {given}; leave it out")
     kinds: dict[Any, Covered] = {}
     found = []
     for layer, factor in zip(layers, schedule_factors(layers, schedule), strict=True):
         size = tuple(layer.module.kernel_size)
         dilation = tuple(layer.module.dilation) if pixels else (1,) * len(size)
-        key = (size, dilation, factor)
+        prior = None if isinstance(law, str) else law[layer.name]
+        key = (size, dilation, factor, prior)
         if key not in kinds:
-            if isinstance(law, FilterPrior):
-                costs = costs_of_prior(law, floor, control, seed, parameter)
-            else:
+            if isinstance(law, str):
                 costs = tap_costs(
                     size,
                     law,
@@ -67,33 +106,47 @@ def cover(
                     seed=seed,
                     dilation=dilation,
                 )
-            costs = factor * costs
-            kinds[key] = Covered(layer, costs, len(kinds), float(costs.max()))
-        kind = kinds[key]
-        found.append(Covered(layer, kind.costs, kind.kind, kind.largest))
+                kinds[key] = _diagonal(layer, factor * costs, len(kinds))
+            else:
+                kinds[key] = _of_prior(
+                    layer, law[layer.name], factor, floor, control, seed, len(kinds)
+                )
+        found.append(replace(kinds[key], layer=layer))
     return found
 
 
-def costs_of_prior(
+def _diagonal(layer: ConvLayer, costs: Tensor, kind: int) -> Covered:
+    return Covered(layer, costs, None, kind, float(costs.min()), float(costs.max()))
+
+
+def _of_prior(
+    layer: ConvLayer,
     prior: FilterPrior,
+    factor: float,
     floor: float,
     control: Control | None,
     seed: int,
-    parameter: float | None,
-) -> Tensor:
-    """Costs ``c`` proportional to ``1 / variance``, mean 1, of the prior's kernel size.
+    kind: int,
+) -> Covered:
+    if prior.is_diagonal:
+        costs = costs_of_shape(1.0 / prior.variance, floor, control=control, seed=seed)
+        return _diagonal(layer, factor * costs, kind)
+    try:
+        matrix = factor * precision_matrix(prior, floor, control=control, seed=seed)
+    except InputError as error:
+        raise InputError(f"layer {layer.name!r}: {error}") from None
+    costs = matrix.diagonal().reshape(prior.kernel_size).clone()
+    if torch.equal(matrix, matrix.diagonal().diag()):  # floor=1: plain L2
+        return _diagonal(layer, costs, kind)
+    eigenvalues = torch.linalg.eigvalsh(matrix)
+    return Covered(layer, costs, matrix, kind, float(eigenvalues[0]), float(eigenvalues[-1]))
 
-    Raises:
-        InputError: ``parameter`` is given.
-    """
-    if parameter is not None:
-        raise InputError("a FilterPrior has no parameter; leave it out")
-    return costs_of_shape(1.0 / prior.variance, floor, control=control, seed=seed)
 
-
-def law_kernel_size(law: Law | FilterPrior) -> tuple[int, ...] | None:
-    """The only kernel size a prior fits; None for a law, which fits all."""
-    return law.kernel_size if isinstance(law, FilterPrior) else None
+def other_convolutions(model: nn.Module, layers: Sequence[ConvLayer]) -> list[ConvLayer]:
+    """The convolutions whose weight is none of those of ``layers``."""
+    covered = {id(tensor) for layer in layers for tensor in layer.tensors()}
+    others = [as_layer(name, module) for name, module in convolutions_of(model).items()]
+    return [layer for layer in others if covered.isdisjoint(map(id, layer.tensors()))]
 
 
 def uncovered_layers(model: nn.Module, layers: Sequence[ConvLayer]) -> list[str]:
@@ -114,10 +167,10 @@ def describe(head: str, covered: Sequence[Covered], uncovered: Sequence[str]) ->
     for item in covered[:_SHOWN]:
         module = item.layer.module
         size = "x".join(str(k) for k in module.kernel_size)
-        least = float(item.costs.min())
-        costs = f"c = {least:.4g} to {item.largest:.4g}"
-        if least == item.largest:
-            costs = f"c = {least:.4g} (plain L2)"
+        what = "c" if item.matrix is None else "eigenvalues of A"
+        costs = f"{what} = {item.least:.4g} to {item.largest:.4g}"
+        if item.matrix is None and item.least == item.largest:
+            costs = f"c = {item.least:.4g} (plain L2)"
         note = "; parametrized: penalty only" if item.layer.parametrized else ""
         frozen = "" if module.weight.requires_grad else "; frozen"
         kind = type_before_parametrizations(module).__name__

@@ -1,4 +1,4 @@
-"""Weights that LocoReg covers must not decay a second time through the optimizer."""
+"""Every convolution decays once: not twice, and not never because of the wrong groups."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -42,3 +42,31 @@ def refuse_double_decay(optimizer: Optimizer, layers: Sequence[ConvLayer]) -> No
                     f"the optimizer has weight_decay={group['weight_decay']}; build its groups "
                     "with LocoReg.param_groups(model, weight_decay)"
                 )
+
+
+def refuse_lost_decay(
+    optimizer: Optimizer, layers: Sequence[ConvLayer], others: Sequence[ConvLayer]
+) -> None:
+    """Raises if one of ``others`` stands among the undecayed ``layers`` while the rest decays.
+
+    That is what groups made for another selection or law look like. A convolution that shall not
+    decay at all can have a group of its own.
+
+    Raises:
+        InputError: it does; the message names the layer and the optimizer's group.
+    """
+    groups = optimizer.param_groups
+    if all(float(group.get("weight_decay", 0.0)) == 0.0 for group in groups):
+        return
+    covered = {id(tensor) for layer in layers for tensor in layer.tensors()}
+    names = {id(tensor): layer.name for layer in others for tensor in layer.tensors()}
+    for number, group in enumerate(groups):
+        held = [id(parameter) for parameter in group["params"]]
+        lost = [names[key] for key in held if key in names]
+        undecayed = float(group.get("weight_decay", 0.0)) == 0.0
+        if lost and undecayed and not covered.isdisjoint(held):
+            raise InputError(
+                f"the weight of {lost[0]!r} would never decay: LocoReg does not cover it and group "
+                f"{number} of the optimizer has weight_decay=0; give LocoReg.param_groups the law, "
+                "include and exclude that LocoReg has"
+            )

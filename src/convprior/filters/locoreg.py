@@ -14,34 +14,45 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from convprior.errors import InputError
+from convprior.filters.assignment import Priors
 from convprior.filters.coverage import (
     Covered,
     cover,
+    covered_layers,
     describe,
-    law_kernel_size,
+    other_convolutions,
     uncovered_layers,
 )
-from convprior.filters.double_decay import refuse_double_decay, undecayed_groups
+from convprior.filters.double_decay import (
+    refuse_double_decay,
+    refuse_lost_decay,
+    undecayed_groups,
+)
+from convprior.filters.full_precision import add_precision_gradients_, shrink_
 from convprior.filters.laws import Control, Law
-from convprior.filters.multi_tensor import local, tile, tile_key, weighted_squares
+from convprior.filters.multi_tensor import local
+from convprior.filters.prepared import Prepared
 from convprior.filters.prior import FilterPrior
-from convprior.filters.rates import Rate, rates_of, shrinkage
-from convprior.filters.selection import Schedule, Selection, select_convolutions
+from convprior.filters.rates import Rate, amount, rates_of
+from convprior.filters.selection import Schedule, Selection
 
 
 class LocoReg:
     r"""Position-aware weight decay for every convolution of a model.
 
-    ``penalty = strength * sum over layers of factor * sum_{o,i,u,v} c[u,v] w[o,i,u,v]^2`` with
-    the costs ``c`` of :func:`convprior.filters.tap_costs` (mean 1). Its gradient is
-    ``2 strength c w``, so ``strength`` equals half the ``weight_decay`` of ``torch.optim.SGD``
-    and the ``l`` of Keras' ``l2(l)``. Three ways to apply it, once per optimizer step:
+    ``penalty = strength * sum over layers of factor * sum over filters of w' A w``. For a law
+    ``A = diag(c)`` with the costs ``c`` of :func:`convprior.filters.tap_costs` (mean 1): ``sum c
+    w^2``. For a :class:`FilterPrior` ``A = Sigma^-1``, scaled to ``trace(A) = taps``: again ``sum
+    c w^2`` where its taps are uncorrelated (``c`` proportional to 1 / variance), else the
+    smooth-kernel penalty. The gradient is ``2 strength A w``, so ``strength`` equals half the
+    ``weight_decay`` of ``torch.optim.SGD`` and the ``l`` of Keras' ``l2(l)``. Three ways to apply
+    it, once per optimizer step:
 
     - add ``reg()`` to the loss;
     - ``reg.add_gradient_()`` between backward and the optimizer's step: the same gradient, no
       graph (after unscaling by a GradScaler, before clipping);
-    - ``reg.decay_(lr)`` just before the optimizer's step: the decoupled form, ``w *= 1 - 2 lr
-      strength c``, AdamW's order.
+    - ``reg.decay_(lr)`` just before the optimizer's step: the decoupled form, ``w -= 2 lr strength
+      A w``, AdamW's order.
 
     The optimizer's own weight decay must be 0 on the covered weights: build its groups with
     :meth:`param_groups`, or have :meth:`check_optimizer` look. Biases, normalization and linear
@@ -52,11 +63,13 @@ class LocoReg:
     Args:
         model: compiled and data-parallel wrappers are looked through.
         strength: lambda, >= 0; the attribute may be changed between steps.
-        law: a law's name, or a :class:`FilterPrior` whose variances give ``c = 1 / variance`` for
-            the layers of its kernel size (correlations do not enter; see
-            :meth:`FilterPrior.penalty` for those).
-        floor: share of plain L2, in [0, 1].
-        control: None, ``reversed`` or ``permuted``, the controls of a fair comparison.
+        law: a law's name; or a :class:`FilterPrior` for the layers of its kernel size; or a
+            mapping from layer names, patterns or kernel sizes (``"3x3"``) to priors, a name
+            before a pattern before a size. Layers that no prior fits are left to the optimizer's
+            own decay, here and in :meth:`param_groups`.
+        floor: share of plain L2, in [0, 1]: ``floor I + (1 - floor) A``.
+        control: None, ``reversed`` or ``permuted``, the controls of a fair comparison; a prior
+            with correlations can only be permuted.
         seed: of the permutation.
         parameter: of the law.
         distance: ``taps``, or ``pixels`` to count a layer's dilation.
@@ -66,21 +79,22 @@ class LocoReg:
             function of the relative depth in [0, 1], such as ``lambda t: 1 - t``.
 
     Raises:
-        InputError: no layer matches, or an argument is out of its range.
+        InputError: no layer matches, a prior is singular, or an argument is out of its range.
 
     Example:
         >>> reg = LocoReg(torch.nn.Conv2d(3, 8, 3), strength=2.5e-4)
         >>> reg().shape
         torch.Size([])
 
-    Source: our choice (see above); ``decay_`` with ``floor=1`` is ``torch.optim.AdamW``'s decay.
+    Source: our choice (see above); the full precision is the penalty of Feinman and Lake (arXiv
+    1903.01882) with another scale; ``decay_`` with ``floor=1`` is ``torch.optim.AdamW``'s decay.
     """
 
     def __init__(
         self,
         model: nn.Module,
         strength: float,
-        law: Law | FilterPrior = "quadratic",
+        law: Law | Priors = "quadratic",
         floor: float = 0.0,
         *,
         control: Control | None = None,
@@ -95,11 +109,11 @@ class LocoReg:
             raise InputError(f"strength is {strength}; give a finite number >= 0")
         if distance not in ("taps", "pixels"):
             raise InputError(f"distance is {distance!r}; choose 'taps' or 'pixels'")
-        layers = select_convolutions(model, include, exclude, law_kernel_size(law))
+        layers, law_or_priors = covered_layers(model, law, include, exclude)
         self.strength = strength
         self._covered = cover(
             layers,
-            law,
+            law_or_priors,
             floor,
             control=control,
             seed=seed,
@@ -107,24 +121,32 @@ class LocoReg:
             pixels=distance == "pixels",
             schedule=schedule,
         )
+        self._others = other_convolutions(model, layers)
         self._uncovered = uncovered_layers(model, layers)
-        self._settings = f"law={law!r}, floor={floor}"
+        shown = repr(law) if isinstance(law, str | FilterPrior) else f"{len(law)} priors"
+        self._settings = f"law={shown}, floor={floor}"
         if control is not None:
             self._settings += f", control={control!r}"
-        self._tiles: dict[Any, Tensor] = {}
-        self._factors: dict[Any, Tensor] = {}
-        self._factors_of: Any = None
+        self._prepared = Prepared()
 
     @property
     def costs(self) -> dict[str, Tensor]:
-        """Name of each covered layer -> its costs ``factor * c``, float64 of the kernel's shape."""
+        """Name of each covered layer -> its costs ``factor * c``, float64 of the kernel's shape.
+
+        For a prior with correlations, the diagonal of ``factor * A``.
+        """
         return {item.layer.name: item.costs.clone() for item in self._covered}
+
+    @property
+    def precisions(self) -> dict[str, Tensor]:
+        """Name of each covered layer -> ``factor * A``, float64, (taps, taps)."""
+        return {item.layer.name: item.precision() for item in self._covered}
 
     def __call__(self) -> Tensor:
         """The penalty, a scalar to add to the loss.
 
         Returns:
-            ``strength * sum c w^2`` over the covered weights that require a gradient, on the
+            ``strength * sum w' A w`` over the covered weights that require a gradient, on the
             device of the first; float32 for half-precision weights. Under FSDP a layer that is
             sharded at the time counts with this process's filters; the gradient is right anyhow.
 
@@ -133,13 +155,8 @@ class LocoReg:
         groups = defaultdict(list)
         for item, whole in self._trainable():
             weight = local(whole)
-            groups[weight.device, weight.dtype].append((item, weight))
-        totals = []
-        for members in groups.values():
-            weights = [weight for _, weight in members]
-            tiles = [self._tile(item, weight) for item, weight in members]
-            roots = [self._tile(item, weight, root=True) for item, weight in members]
-            totals.append(weighted_squares(weights, tiles, roots))
+            groups[weight.device, weight.dtype, item.matrix is None].append((item, weight))
+        totals = [self._prepared.squares(members) for members in groups.values()]
         if not totals:
             return torch.zeros((), device=self._covered[0].layer.module.weight.device)
         total = totals[0]
@@ -149,7 +166,7 @@ class LocoReg:
 
     @torch.no_grad()
     def add_gradient_(self) -> None:
-        """Adds ``2 strength c w`` to the gradients: what backward of the penalty would add.
+        """Adds ``2 strength A w`` to the gradients: what backward of the penalty would add.
 
         Call it once per optimizer step, after backward (and ``GradScaler.unscale_``), before
         clipping. A weight without a gradient gets one.
@@ -159,22 +176,27 @@ class LocoReg:
 
         Source: our choice.
         """
-        gradients, weights, tiles = [], [], []
-        for item, weight in self._trainable(in_place=True):
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
-            gradients.append(local(weight.grad))
-            weights.append(local(weight))
-            tiles.append(self._tile(item, weights[-1]))
-        if weights:
+        kinds: dict[bool, list[tuple[Tensor, Tensor, Tensor]]] = {True: [], False: []}
+        for item, whole in self._trainable(in_place=True):
+            if whole.grad is None:
+                whole.grad = torch.zeros_like(whole)
+            weight = local(whole)
+            ready = self._prepared.weights_for(item, weight)
+            kinds[item.matrix is None].append((local(whole.grad), weight, ready))
+        if kinds[True]:
+            gradients, weights, tiles = (list(part) for part in zip(*kinds[True], strict=True))
             torch._foreach_addcmul_(gradients, weights, tiles, value=2.0 * self.strength)
+        if kinds[False]:
+            gradients, weights, matrices = (list(part) for part in zip(*kinds[False], strict=True))
+            add_precision_gradients_(gradients, weights, matrices, 2.0 * self.strength)
 
     @torch.no_grad()
     def decay_(self, lr: Rate | Optimizer) -> None:
-        """Shrinks each tap, ``w *= 1 - 2 lr strength c``: the decoupled form.
+        """Shrinks the filters, ``w -= 2 lr strength A w``: the decoupled form.
 
-        Call it just before the optimizer's step. With ``floor=1`` the pair equals
-        ``torch.optim.AdamW`` with ``weight_decay = 2 * strength`` bit for bit.
+        Without correlations each tap is multiplied by ``1 - 2 lr strength c``. Call it just
+        before the optimizer's step. With ``floor=1`` the pair equals ``torch.optim.AdamW`` with
+        ``weight_decay = 2 * strength`` bit for bit.
 
         Args:
             lr: the learning rate in force at this step, or the optimizer, whose groups may have
@@ -182,35 +204,32 @@ class LocoReg:
                 waiting for it, and so without the check below.
 
         Raises:
-            InputError: ``2 lr strength max(c) >= 1`` (a tap would vanish or change its sign), a
-                covered weight is parametrized, or the optimizer does not hold one.
+            InputError: ``2 lr strength`` times the largest cost or eigenvalue of ``A`` is >= 1 (a
+                tap or filter would vanish or change its sign), a covered weight is parametrized,
+                or the optimizer does not hold one.
 
         Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019), per
         tap: our choice.
         """
-        members = self._trainable(in_place=True)
-        rates = rates_of(lr, members)
-        on_device = any(isinstance(rate, Tensor) for rate in rates)
-        factors_of = None if on_device else (self.strength, frozenset(rates))
-        if factors_of is None or factors_of != self._factors_of:
-            # Factors of earlier rates are of no use once a schedule has moved on, and a rate on an
-            # accelerator may have changed unseen.
-            self._factors.clear()
-            self._factors_of = factors_of
-        weights = [local(weight) for _, weight in members]
-        factors = [
-            self._factor(item, weight, rate)
-            for (item, _), weight, rate in zip(members, weights, rates, strict=True)
-        ]
-        if weights:
-            torch._foreach_mul_(weights, factors)
+        trainable = self._trainable(in_place=True)
+        rates = rates_of(lr, trainable)
+        members = [(i, local(w), r) for (i, w), r in zip(trainable, rates, strict=True)]
+        single = [member for member in members if member[0].matrix is None]
+        joint = [member for member in members if member[0].matrix is not None]
+        # Both first look whether a sign would change, so that an error leaves every weight alone.
+        factors = self._prepared.factors(single, self.strength)
+        amounts = [amount(item, self.strength, rate) for item, _, rate in joint]
+        if single:
+            torch._foreach_mul_([weight for _, weight, _ in single], factors)
+        matrices = [self._prepared.weights_for(item, weight) for item, weight, _ in joint]
+        shrink_([weight for _, weight, _ in joint], matrices, amounts)
 
     @staticmethod
     def param_groups(
         model: nn.Module,
         weight_decay: float,
         *,
-        law: Law | FilterPrior = "quadratic",
+        law: Law | Priors = "quadratic",
         include: Selection = None,
         exclude: Selection = None,
     ) -> list[dict[str, Any]]:
@@ -219,7 +238,7 @@ class LocoReg:
         Args:
             model: the model.
             weight_decay: for every parameter that LocoReg does not cover.
-            law: as given to LocoReg; only a :class:`FilterPrior` changes the selection.
+            law: as given to LocoReg; only priors change the selection.
             include: as given to LocoReg.
             exclude: as given to LocoReg.
 
@@ -234,16 +253,21 @@ class LocoReg:
             >>> [(len(group["params"]), group["weight_decay"]) for group in groups]
             [(1, 0.0), (1, 0.0005)]
         """
-        layers = select_convolutions(model, include, exclude, law_kernel_size(law))
+        layers, _ = covered_layers(model, law, include, exclude)
         return undecayed_groups(model, layers, weight_decay)
 
     def check_optimizer(self, optimizer: Optimizer) -> None:
-        """Looks for double decay: the optimizer must have ``weight_decay = 0`` on covered weights.
+        """Looks for double and for lost decay.
+
+        The optimizer must have ``weight_decay = 0`` on covered weights, and the group that holds
+        them no other convolution while the rest of the network decays.
 
         Raises:
-            InputError: it has not; the message names the weight and the optimizer's group.
+            InputError: it is not so; the message names the weight and the optimizer's group.
         """
-        refuse_double_decay(optimizer, [item.layer for item in self._covered])
+        layers = [item.layer for item in self._covered]
+        refuse_double_decay(optimizer, layers)
+        refuse_lost_decay(optimizer, layers, self._others)
 
     def __repr__(self) -> str:
         head = f"LocoReg(strength={self.strength}, {self._settings})"
@@ -261,19 +285,3 @@ class LocoReg:
             if any(tensor.requires_grad for tensor in item.layer.tensors()):
                 members.append((item, weight))
         return members
-
-    def _tile(self, item: Covered, weight: Tensor, *, root: bool = False) -> Tensor:
-        key = (item.kind, root, tile_key(weight))
-        found = self._tiles.get(key)
-        if found is None:
-            found = tile(item.costs.sqrt() if root else item.costs, weight)
-            self._tiles[key] = found
-        return found
-
-    def _factor(self, item: Covered, weight: Tensor, rate: Rate) -> Tensor:
-        key = (item.kind, rate, tile_key(weight))
-        found = self._factors.get(key)
-        if found is None:
-            found = tile(shrinkage(item, self.strength, rate), weight)
-            self._factors[key] = found
-        return found

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 _SHORT_ROW = 512  # numbers: below it a row no longer hides the loop overhead (measured on a CPU)
-_HALF = (torch.float16, torch.bfloat16)
+HALF = (torch.float16, torch.bfloat16)
 
 
 def tile_key(weight: Tensor) -> tuple[Any, ...]:
@@ -41,7 +41,7 @@ def tile(costs: Tensor, weight: Tensor) -> Tensor:
     """
     whole = weight.device.type != "cpu" or weight[0].numel() < _SHORT_ROW
     model = weight.detach() if whole else weight.detach()[:1]
-    dtype = torch.float32 if weight.dtype in _HALF else weight.dtype
+    dtype = torch.float32 if weight.dtype in HALF else weight.dtype
     return torch.empty_like(model, dtype=dtype).copy_(costs)
 
 

@@ -41,14 +41,31 @@ def shrinkage(item: Covered, strength: float, rate: Rate) -> Tensor:
     """
     if isinstance(rate, Tensor):
         return 1.0 - rate * (2.0 * strength) * item.costs.to(rate.device)
+    _check(item, strength, rate)
+    return 1.0 - rate * (2.0 * strength) * item.costs
+
+
+def amount(item: Covered, strength: float, rate: Rate) -> Rate:
+    """``2 rate strength``, the share of ``A w`` that a step takes off.
+
+    Raises:
+        InputError: it reaches 1 in the direction of the largest eigenvalue, or the rate is
+            negative.
+    """
+    if not isinstance(rate, Tensor):
+        _check(item, strength, rate)
+    return rate * (2.0 * strength)
+
+
+def _check(item: Covered, strength: float, rate: float) -> None:
     product = rate * 2.0 * strength * item.largest
+    largest, part = ("max(c)", "a tap") if item.matrix is None else ("max eig(A)", "a filter")
     if not 0.0 <= product < 1.0:
         raise InputError(
-            f"lr * 2 * strength * max(c) is {product:.4g} for {item.layer.name!r} (lr={rate:g}, "
-            f"strength={strength:g}, max(c)={item.largest:g}); it must be in [0, 1), or a tap "
+            f"lr * 2 * strength * {largest} is {product:.4g} for {item.layer.name!r} (lr={rate:g}, "
+            f"strength={strength:g}, {largest}={item.largest:g}); it must be in [0, 1), or {part} "
             "changes its sign; lower one of them"
         )
-    return 1.0 - rate * (2.0 * strength) * item.costs
 
 
 def _number(lr: Rate) -> Rate:

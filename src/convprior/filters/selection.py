@@ -1,6 +1,6 @@
 """Which convolutions of a model are meant: by name, by type, by kernel size, ties once."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -49,11 +49,26 @@ def unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
+def convolutions_of(model: nn.Module) -> dict[str, _ConvNd]:
+    """Every convolution of a model by its bare name, in registration order, tied ones too."""
+    everything = {
+        name.replace("_orig_mod.", "").removesuffix("._orig_mod"): module
+        for name, module in unwrap(model).named_modules()
+    }
+    return {n: m for n, m in everything.items() if isinstance(m, _ConvNd)}
+
+
+def as_layer(name: str, module: _ConvNd) -> ConvLayer:
+    """The convolution with the answer to whether its weight is computed from other tensors."""
+    computed = is_parametrized(module, "weight") or module._parameters.get("weight") is None
+    return ConvLayer(name, module, computed)
+
+
 def select_convolutions(
     model: nn.Module,
     include: Selection = None,
     exclude: Selection = None,
-    kernel_size: tuple[int, ...] | None = None,
+    among: Container[str] | None = None,
 ) -> list[ConvLayer]:
     """The convolutions of ``model`` (1-d to 3-d, transposed too), in registration order.
 
@@ -62,7 +77,7 @@ def select_convolutions(
         include: names, shell patterns (``"layer1.*"``; a parent's name means all below it) or
             module types; None means every convolution.
         exclude: the same, taken away afterwards.
-        kernel_size: keep only this kernel size.
+        among: keep only these names, such as those that have a prior; None keeps all.
 
     Returns:
         One entry per distinct weight: a weight tied between layers appears once, under its
@@ -73,41 +88,35 @@ def select_convolutions(
 
     Source: our choice.
     """
-    model = unwrap(model)
-    everything = {
-        name.replace("_orig_mod.", "").removesuffix("._orig_mod"): module
-        for name, module in model.named_modules()
-    }
-    convolutions = {n: m for n, m in everything.items() if isinstance(m, _ConvNd)}
+    convolutions = convolutions_of(model)
     wanted, unwanted = _rules(include), _rules(exclude)
     for rule in (*wanted, *unwanted):
-        if not any(_matches(rule, name, module) for name, module in convolutions.items()):
+        if not any(matches(rule, name, module) for name, module in convolutions.items()):
             shown = repr(rule) if isinstance(rule, str) else rule.__name__
             raise InputError(
                 f"{shown} matches no convolution of this model; it has "
-                f"{_listing(list(convolutions))}"
+                f"{listing(list(convolutions))}"
             )
     layers: dict[tuple[int, ...], ConvLayer] = {}
     for name, module in convolutions.items():
-        if include is not None and not any(_matches(rule, name, module) for rule in wanted):
+        if include is not None and not any(matches(rule, name, module) for rule in wanted):
             continue
-        if any(_matches(rule, name, module) for rule in unwanted):
+        if any(matches(rule, name, module) for rule in unwanted):
             continue
-        if kernel_size is not None and tuple(module.kernel_size) != kernel_size:
+        if among is not None and name not in among:
             continue
         plain = module._parameters.get("weight")
         if plain is not None and is_lazy(plain):
             raise InputError(f"{name!r} is lazy and has no weight yet; run one batch through first")
-        parametrized = is_parametrized(module, "weight") or plain is None
-        layer = ConvLayer(name, module, parametrized)
+        layer = as_layer(name, module)
         key = tuple(id(tensor) for tensor in layer.tensors()) or (id(module),)
         layers.setdefault(key, layer)
     if not convolutions:
         raise InputError("no matching layer: this model has no convolution; check the model")
     if not layers:
-        size = "" if kernel_size is None else f" of kernel size {kernel_size}"
+        fitting = "" if among is None else " that a prior fits"
         raise InputError(
-            f"no matching layer: no convolution{size} is left of {_listing(list(convolutions))}; "
+            f"no matching layer: no convolution{fitting} is left of {listing(list(convolutions))}; "
             "check the model, include and exclude"
         )
     return list(layers.values())
@@ -134,9 +143,9 @@ def schedule_factors(layers: list[ConvLayer], schedule: Schedule) -> list[float]
     if isinstance(schedule, Mapping):
         factors = [1.0] * len(layers)
         for rule, factor in schedule.items():
-            hits = [i for i, layer in enumerate(layers) if _matches(rule, layer.name, layer.module)]
+            hits = [i for i, layer in enumerate(layers) if matches(rule, layer.name, layer.module)]
             if not hits:
-                names = _listing([layer.name for layer in layers])
+                names = listing([layer.name for layer in layers])
                 raise InputError(f"schedule names {rule!r}, but the covered layers are {names}")
             for index in hits:
                 factors[index] = float(factor)
@@ -157,13 +166,15 @@ def _rules(selection: Selection) -> tuple[Rule, ...]:
     return tuple(selection)
 
 
-def _matches(rule: Rule, name: str, module: nn.Module) -> bool:
+def matches(rule: Rule, name: str, module: nn.Module) -> bool:
+    """Whether a name, a pattern, a parent's name or a module type means this module."""
     if isinstance(rule, type):
         return isinstance(module, rule)
     return name == rule or name.startswith(f"{rule}.") or fnmatchcase(name, rule)
 
 
-def _listing(names: list[str]) -> str:
+def listing(names: list[str]) -> str:
+    """The first five names, for a message."""
     if not names:
         return "no convolutions"
     shown = ", ".join(names[:5])

@@ -27,7 +27,7 @@ from convprior.lab.train import (
     learning_rate,
 )
 from convprior.lab.train.meter import Meter
-from convprior.lab.train.optimizers import build_prior
+from convprior.lab.train.priors import build_prior
 
 
 def recipe(

@@ -23,6 +23,7 @@ from convprior.lab.train.recipe import (
     recipe_key,
 )
 from convprior.lab.train.run import Interrupted, train
+from convprior.lab.train.saved import load_run
 from convprior.lab.train.state import Training, build_model
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "fit",
     "from_dict",
     "learning_rate",
+    "load_run",
     "recipe_key",
     "train",
     "world",

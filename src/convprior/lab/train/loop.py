@@ -8,7 +8,8 @@ from torch.nn.functional import cross_entropy
 
 from convprior._random import mix
 from convprior.lab.data import Prepared, training_batches
-from convprior.lab.train.optimizers import learning_rate, prior_form
+from convprior.lab.train.optimizers import learning_rate
+from convprior.lab.train.priors import prior_form
 from convprior.lab.train.state import Training
 
 # Keeps dropout's random numbers apart from those of order, augmentation and initial weights.

@@ -1,12 +1,11 @@
-"""The optimizer, its learning rate and the prior slot of a recipe."""
+"""The optimizer of a recipe and its learning rate."""
 
 import math
-from typing import Literal
 
 import torch
 from torch import nn
 
-from convprior.filters import LocoReg, tap_costs
+from convprior.filters import LocoReg
 from convprior.lab.train.recipe import OptimizerRecipe, Recipe
 
 
@@ -27,28 +26,6 @@ def learning_rate(recipe: OptimizerRecipe, progress: float) -> float:
         return recipe.lr
     rest = (progress - recipe.warmup) / (1.0 - recipe.warmup)
     return recipe.lr * 0.5 * (1.0 + math.cos(math.pi * rest))
-
-
-def prior_form(recipe: Recipe) -> Literal["penalty", "decoupled"]:
-    """How the prior acts: as the optimizer's own weight decay does, unless the recipe says."""
-    if recipe.prior.form != "auto":
-        return recipe.prior.form
-    return "decoupled" if recipe.optimizer.name == "adamw" else "penalty"
-
-
-def build_prior(model: nn.Module, recipe: Recipe) -> LocoReg | None:
-    """The term that decays the convolutions, or None where the optimizer's own decay does.
-
-    With clipping, the penalty also carries the uniform law: it is clipped with the gradient, the
-    optimizer's own decay is not, and arms must differ by the law alone.
-    """
-    prior, strength = recipe.prior, _strength(recipe)
-    clipped = recipe.optimizer.clip is not None and prior_form(recipe) == "penalty"
-    if strength == 0 or (prior.law == "uniform" and prior.strength is None and not clipped):
-        return None
-    if prior.law == "uniform":
-        return LocoReg(model, strength, floor=1.0)
-    return LocoReg(model, strength, prior.law, prior.floor, control=prior.control, seed=recipe.seed)
 
 
 def build_optimizer(
@@ -76,30 +53,3 @@ def build_optimizer(
     if prior is not None:
         prior.check_optimizer(optimizer)
     return optimizer
-
-
-@torch.no_grad()
-def shape_filters_(model: nn.Module, recipe: Recipe) -> None:
-    """Turns the network's own initial filters into a draw from the prior, in place.
-
-    The independent taps of a fresh filter are scaled by the square root of the prior's variance
-    profile (1 / cost, mean 1). The layer keeps its total variance and two arms keep the same
-    underlying random numbers, so that only the profile differs.
-    """
-    prior = recipe.prior
-    if not prior.init or prior.law == "uniform":
-        return
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            size = (module.kernel_size[0], module.kernel_size[1])
-            costs = tap_costs(
-                size, prior.law, prior.init_floor, control=prior.control, seed=recipe.seed
-            )
-            variance = 1.0 / costs
-            module.weight.mul_((variance / variance.mean()).sqrt().to(module.weight))
-
-
-def _strength(recipe: Recipe) -> float:
-    if recipe.prior.strength is not None:
-        return recipe.prior.strength
-    return recipe.optimizer.weight_decay / 2

@@ -20,8 +20,9 @@ from convprior.lab.data import Prepared
 from convprior.lab.train.average import WeightAverage
 from convprior.lab.train.distributed import World, join_batch_norm
 from convprior.lab.train.meter import Meter
-from convprior.lab.train.optimizers import build_optimizer, build_prior, shape_filters_
+from convprior.lab.train.optimizers import build_optimizer
 from convprior.lab.train.precision import compute_dtype
+from convprior.lab.train.priors import build_prior, shape_filters_
 from convprior.lab.train.recipe import Recipe, recipe_key
 from convprior.models import create_model
 
@@ -30,6 +31,9 @@ FORMAT = 1
 
 # Keeps the initial weights' random numbers apart from those of order and augmentation.
 _MODEL = 0x30DE1
+
+SMALL = 64
+"""Side of the largest images in pixels that get a network's small form by default."""
 
 # Losses read at once where reading one means waiting for the device or for other processes.
 _WINDOW = 50
@@ -162,18 +166,17 @@ def build_model(recipe: Recipe, data: Prepared) -> nn.Module:
     Raises:
         InputError: an unknown network or option.
     """
-    slot = recipe.model
-    small = slot.small_input
+    small = recipe.model.small_input
     if small is None:
-        small = max(data.train.size) <= 64 and not slot.name.startswith("timm:")
-    options = {} if slot.width is None else {"width": slot.width}
-    model = create_model(
-        slot.name,
-        len(data.classes),
-        data.train.channels,
-        small,
-        seed=mix(recipe.seed, _MODEL),
-        **options,
-    )
+        small = max(data.train.size) <= SMALL and not recipe.model.name.startswith("timm:")
+    model = create_network(recipe, len(data.classes), data.train.channels, small)
     shape_filters_(model, recipe)
     return model
+
+
+def create_network(recipe: Recipe, classes: int, channels: int, small_input: bool) -> nn.Module:
+    """The network of a recipe as it is before a prior shapes its filters."""
+    chosen = {"width": recipe.model.width, "batch_norm": recipe.model.batch_norm}
+    options = {name: value for name, value in chosen.items() if value is not None}
+    seed = mix(recipe.seed, _MODEL)
+    return create_model(recipe.model.name, classes, channels, small_input, seed=seed, **options)

@@ -1,0 +1,129 @@
+"""The prior slot of a recipe: the term that decays the filters, and their initial weights."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from convprior._random import mix
+from convprior.errors import InputError
+from convprior.filters import FilterPrior, LocoReg, load_priors
+from convprior.filters.gaussian import symmetric_root
+from convprior.filters.selection import ConvLayer, select_convolutions
+from convprior.lab.train.recipe import PriorRecipe, Recipe, content_digest
+
+# Laws that are a matrix over the taps, not a cost a tap.
+_MATRICES = ("correlated", "file")
+
+
+def prior_form(recipe: Recipe) -> Literal["penalty", "decoupled"]:
+    """How the prior acts: as the optimizer's own weight decay does, unless the recipe says."""
+    if recipe.prior.form != "auto":
+        return recipe.prior.form
+    return "decoupled" if recipe.optimizer.name == "adamw" else "penalty"
+
+
+def build_prior(model: nn.Module, recipe: Recipe) -> LocoReg | None:
+    """The term that decays the convolutions, or None where the optimizer's own decay does.
+
+    With clipping, the penalty also carries the uniform law: it is clipped with the gradient, the
+    optimizer's own decay is not, and arms must differ by the law alone.
+    """
+    prior, strength = recipe.prior, _strength(recipe)
+    law = prior.law if prior.regularize else "uniform"
+    clipped = recipe.optimizer.clip is not None and prior_form(recipe) == "penalty"
+    if strength == 0 or (law == "uniform" and prior.strength is None and not clipped):
+        return None
+    if law == "uniform":
+        return LocoReg(model, strength, floor=1.0)
+    if law == "correlated" or law == "file":
+        return LocoReg(model, strength, layer_priors(model, prior, recipe.seed), prior.floor)
+    return LocoReg(model, strength, law, prior.floor, control=prior.control, seed=recipe.seed)
+
+
+@torch.no_grad()
+def shape_filters_(model: nn.Module, recipe: Recipe) -> None:
+    """Turns the network's own initial filters into a draw from the prior, in place.
+
+    The independent taps of a fresh filter are multiplied by the symmetric root of the prior's
+    covariance (trace = taps). The layer keeps its expected squared norm and two arms keep the same
+    underlying random numbers, so that only the prior differs.
+    """
+    prior = recipe.prior
+    if not prior.init or prior.law == "uniform":
+        return
+    priors = layer_priors(model, prior, recipe.seed)
+    for layer in select_convolutions(model):
+        weight, mine = layer.module.weight, priors[layer.name]
+        if mine.is_diagonal:
+            weight.mul_(mine.variance.sqrt().to(weight))
+        else:
+            root = symmetric_root(mine.covariance).to(weight)
+            weight.copy_((weight.reshape(-1, len(root)) @ root).view_as(weight))
+
+
+def layer_priors(model: nn.Module, prior: PriorRecipe, seed: int) -> dict[str, FilterPrior]:
+    """The prior of every convolution of a model, by its name.
+
+    Raises:
+        InputError: the file of priors has another content than the recipe was made with, or covers
+            no convolution of this network.
+    """
+    found = _load(prior) if prior.law == "file" else {}
+    layers = select_convolutions(model)
+    chosen = {layer.name: _layer_prior(layer, prior, found, seed) for layer in layers}
+    if found and not any(_entry(layer, found) for layer in layers):
+        raise InputError(
+            f"prior.file = {prior.file!r} has priors for {', '.join(list(found)[:5])}, and no "
+            "convolution of this network is among them; measure it on such a network"
+        )
+    return chosen
+
+
+def _layer_prior(
+    layer: ConvLayer, prior: PriorRecipe, found: Mapping[str, FilterPrior], seed: int
+) -> FilterPrior:
+    size = tuple(layer.module.kernel_size)
+    if prior.law not in _MATRICES:
+        return FilterPrior.locality(
+            size, prior.law, prior.init_floor, control=prior.control, seed=seed
+        )
+    if prior.law == "correlated":
+        mine = FilterPrior.correlated(size, prior.family, prior.lengthscale)
+    else:
+        mine = _entry(layer, found) or FilterPrior.independent(size)
+        mine = mine.uncorrelated() if prior.uncorrelated else mine
+    return mine if prior.control is None else permuted(mine, seed)
+
+
+def _entry(layer: ConvLayer, found: Mapping[str, FilterPrior]) -> FilterPrior | None:
+    """The prior of a layer: that of its name, else that of its kernel size."""
+    size = tuple(layer.module.kernel_size)
+    prior = found.get(layer.name, found.get("x".join(map(str, size))))
+    return prior if prior is not None and prior.kernel_size == size else None
+
+
+def permuted(prior: FilterPrior, seed: int) -> FilterPrior:
+    """The control of a correlated prior: the same covariance on shuffled taps."""
+    taps = prior.variance.numel()
+    order = torch.randperm(taps, generator=torch.Generator().manual_seed(mix(seed, taps)))
+    variance = prior.variance.flatten()[order].view(prior.kernel_size)
+    return FilterPrior(variance, prior.correlation[order][:, order])
+
+
+def _load(prior: PriorRecipe) -> dict[str, FilterPrior]:
+    assert prior.file is not None
+    if content_digest(prior.file) != prior.digest:
+        raise InputError(
+            f"prior.file = {prior.file!r} has changed since the recipe was made; restore it, or "
+            "start the study in another folder"
+        )
+    return load_priors(Path(prior.file).expanduser())
+
+
+def _strength(recipe: Recipe) -> float:
+    if recipe.prior.strength is not None:
+        return recipe.prior.strength
+    return recipe.optimizer.weight_decay / 2

@@ -1,0 +1,136 @@
+"""A finished run, loaded from its folder: the network and its recipe, without its data."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from convprior._files import load_tensors, read_json
+from convprior.errors import InputError, RunError
+from convprior.lab.data import DataRecipe
+from convprior.lab.data.decode import Format, decode
+from convprior.lab.data.resolve import open_source
+from convprior.lab.train.priors import shape_filters_
+from convprior.lab.train.recipe import Recipe, from_dict
+from convprior.lab.train.state import SMALL, create_network
+
+Shapes = Mapping[str, torch.Size]
+
+# Class count and channels of a trial network, whose tensors are compared with the saved ones: a
+# prime that is the width of no layer, and the channels of colored images.
+_CLASSES, _CHANNELS = 1009, 3
+
+
+def load_run(
+    folder: str | Path, *, initial: bool = False, small_input: bool | None = None
+) -> tuple[nn.Module, Recipe]:
+    """Loads the network that :func:`train` left in a folder.
+
+    The recipe names the network; class count and input channels follow from the shapes of the
+    weights. The small and the standard form of some networks have equal weights: if the recipe
+    leaves the choice to the size of the images and does not resize them, one image is looked at.
+
+    Args:
+        folder: of a finished run, or of a study's cell.
+        initial: the network before training instead, rebuilt from the seed.
+        small_input: the form of the network where the data are gone and the weights do not tell.
+
+    Returns:
+        The network on the CPU in evaluation mode, and the recipe.
+
+    Raises:
+        InputError: the folder holds no run, or its data are needed and not found.
+        RunError: the run is not finished, or its files are damaged or of another version.
+    """
+    folder = Path(folder)
+    if not (folder / "recipe.json").is_file():
+        raise InputError(
+            f"{folder} holds no run: no recipe.json; give the folder of a run, or of a study's "
+            "cell (STUDY/cells/KEY)"
+        )
+    values = read_json(folder / "recipe.json")
+    if not isinstance(values, dict):
+        raise RunError(f"{folder / 'recipe.json'} is no recipe; choose another folder")
+    recipe = from_dict(Recipe, values)
+    path = folder / "weights.safetensors"
+    if not path.exists():
+        raise RunError(
+            f"the run in {folder} has no weights yet: it is not finished; train it to the end with "
+            "the command that started it"
+        )
+    weights, _ = load_tensors(path)
+    shapes = {name: tensor.shape for name, tensor in weights.items()}
+    form = recipe.model.small_input if small_input is None else small_input
+    fitting = fitting_forms(recipe, shapes, form)
+    if not fitting:
+        raise RunError(
+            f"the weights in {folder} do not fit the {recipe.model.name} of its recipe: another "
+            "version of convprior or timm wrote them"
+        )
+    if len(fitting) > 1:
+        small = _largest_side(recipe.data) <= SMALL
+        fitting = [one for one in fitting if one[2] == small]
+    model = create_network(recipe, *fitting[0])
+    if initial:
+        shape_filters_(model, recipe)
+    else:
+        model.load_state_dict(weights)
+    return model.eval(), recipe
+
+
+def fitting_forms(
+    recipe: Recipe,
+    shapes: Shapes,
+    small_input: bool | None = None,
+    *,
+    convolutions_only: bool = False,
+) -> list[tuple[int, int, bool]]:
+    """Class count, channels and form of the networks whose tensors have exactly these shapes.
+
+    Args:
+        recipe: its network is meant.
+        shapes: of every tensor of a state dict.
+        small_input: None: try both forms.
+        convolutions_only: compare the tensors of three axes and more alone.
+
+    Returns:
+        None, one, or both forms.
+    """
+
+    def compared(every: Shapes) -> Shapes:
+        return {n: s for n, s in every.items() if len(s) > 2} if convolutions_only else dict(every)
+
+    timm = recipe.model.name.startswith("timm:")
+    forms = (True, False) if small_input is None and not timm else (bool(small_input),)
+    found = []
+    for form in forms:
+        classes, channels = _CLASSES, _CHANNELS
+        for name, shape in _shapes(recipe, classes, channels, form).items():
+            saved = shapes.get(name, shape)
+            if saved and saved[0] != shape[0] == _CLASSES:
+                classes = saved[0]
+            elif len(saved) == len(shape) > 2 and saved[1] != shape[1]:
+                channels = max(1, _CHANNELS * saved[1] // shape[1])
+        if compared(_shapes(recipe, classes, channels, form)) == compared(shapes):
+            found.append((classes, channels, form))
+    return found
+
+
+def _shapes(recipe: Recipe, classes: int, channels: int, form: bool) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        model = create_network(recipe, classes, channels, form)
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
+
+
+def _largest_side(data: DataRecipe) -> int:
+    if data.image_size is not None:
+        return data.image_size
+    try:
+        part = open_source(data.source).train
+    except InputError as error:
+        raise InputError(
+            f"the recipe leaves the network's form to the size of the images of {data.source!r}, "
+            f"which were not found: {error}"
+        ) from error
+    return max(decode(part.read(0), part.where(0), Format(None, 3)).shape[:2])

@@ -14,9 +14,6 @@ from convprior.filters.gaussian import symmetric_root
 from convprior.filters.selection import ConvLayer, select_convolutions
 from convprior.lab.train.recipe import PriorRecipe, Recipe, content_digest
 
-# Laws that are a matrix over the taps, not a cost a tap.
-_MATRICES = ("correlated", "file")
-
 
 def prior_form(recipe: Recipe) -> Literal["penalty", "decoupled"]:
     """How the prior acts: as the optimizer's own weight decay does, unless the recipe says."""
@@ -86,15 +83,16 @@ def _layer_prior(
     layer: ConvLayer, prior: PriorRecipe, found: Mapping[str, FilterPrior], seed: int
 ) -> FilterPrior:
     size = tuple(layer.module.kernel_size)
-    if prior.law not in _MATRICES:
-        return FilterPrior.locality(
-            size, prior.law, prior.init_floor, control=prior.control, seed=seed
-        )
-    if prior.law == "correlated":
-        mine = FilterPrior.correlated(size, prior.family, prior.lengthscale)
-    else:
+    if prior.law == "file":
         mine = _entry(layer, found) or FilterPrior.independent(size)
         mine = mine.uncorrelated() if prior.uncorrelated else mine
+    elif prior.law == "correlated":
+        mine = FilterPrior.correlated(size, prior.family, prior.lengthscale)
+    elif prior.law == "uniform":
+        return FilterPrior.independent(size)
+    else:
+        floor, control = prior.init_floor, prior.control
+        return FilterPrior.locality(size, prior.law, floor, control=control, seed=seed)
     return mine if prior.control is None else permuted(mine, seed)
 
 

@@ -1,0 +1,111 @@
+"""Drawing a network's parameters again, in place, each layer from its own random numbers."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
+
+from convprior._random import mix
+from convprior.errors import InputError
+from convprior.filters.assignment import Priors, assign_priors
+from convprior.filters.selection import convolutions_of, unwrap
+
+
+@torch.no_grad()
+def redraw_(module: nn.Module, *, seed: int, prior: Priors | None = None) -> tuple[str, ...]:
+    """Draws every layer again, as a pure function of ``seed`` and the layer's name in ``module``.
+
+    A layer draws with its own ``reset_parameters``, which for normalization layers also resets
+    the running statistics; a convolution that ``prior`` covers then draws its weight from that
+    with gain ``sqrt(2)``, as :meth:`FilterPrior.init_` does. So one layer's numbers depend on no
+    other layer and on no earlier draw; PyTorch's global generators stay as they were. Parameters
+    stay the same objects, with dtype, device, memory format and ``requires_grad``, also frozen
+    ones; a weight tied between layers gets the draw of the first. What ``reset_parameters`` draws
+    differs between kinds of devices, what a prior draws does not.
+
+    Args:
+        module: a network or a part of it; compiled and data-parallel wrappers are looked through.
+        seed: any int.
+        prior: a FilterPrior for the layers of its kernel size, or a mapping from layer names,
+            patterns or ``"3x3"`` to priors, as :class:`LocoReg` takes it.
+
+    Returns:
+        Names of the parameters that were left as they are, because neither their module nor a
+        parent has ``reset_parameters``.
+
+    Raises:
+        InputError: a weight is parametrized or lazy, ``prior`` fits no layer, or the device has no
+            generator that is known here. Nothing has been drawn then.
+
+    Example:
+        >>> from convprior.filters import FilterPrior
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
+        >>> redraw_(net, seed=1, prior=FilterPrior.locality(3))
+        ()
+
+    Source: our choice.
+    """
+    module = unwrap(module)
+    layers = {_bare(name): layer for name, layer in module.named_modules()}
+    layers = {n: x for n, x in layers.items() if callable(getattr(x, "reset_parameters", None))}
+    for name, layer in layers.items():
+        _refuse_undrawable(name, layer)
+    convolutions = convolutions_of(module)
+    assigned = {} if prior is None else assign_priors(convolutions, prior)
+    generators = {name: _generators(layer) for name, layer in layers.items()}
+    # Children before parents, whose own method may have the last word on a child; the first of
+    # two layers with one weight after the second.
+    for name, layer in reversed(layers.items()):
+        with _seeded(generators[name], mix(seed, _number(name))):
+            layer.reset_parameters()
+    for name in reversed(assigned):
+        generator = torch.Generator().manual_seed(mix(seed, _number(name), 1))
+        assigned[name].init_(convolutions[name], generator)
+    drawn = {id(p) for layer in layers.values() for p in layer.parameters()}
+    return tuple(_bare(name) for name, p in module.named_parameters() if id(p) not in drawn)
+
+
+def _refuse_undrawable(name: str, layer: nn.Module) -> None:
+    if any(is_lazy(p) for p in layer._parameters.values() if p is not None):
+        raise InputError(f"{name!r} is lazy and has no weight yet; run one batch through first")
+    # Weight norm and pruning of old leave a plain tensor in place of the parameter.
+    if is_parametrized(layer) or isinstance(vars(layer).get("weight"), Tensor):
+        raise InputError(
+            f"{name!r} has a parametrized weight, which its reset_parameters cannot reach; draw "
+            "before parametrizing"
+        )
+
+
+def _generators(layer: nn.Module) -> list[Generator]:
+    """The global generators that the layer's ``reset_parameters`` may draw from."""
+    found = [torch.default_generator]
+    for device in {parameter.device for parameter in layer.parameters()} - {torch.device("cpu")}:
+        known = getattr(getattr(torch, device.type, None), "default_generators", ())
+        if device.index is None or not 0 <= device.index < len(known):
+            raise InputError(f"no random generator is known for {device}; move the network first")
+        found.append(known[device.index])
+    return found
+
+
+@contextmanager
+def _seeded(generators: list[Generator], seed: int) -> Iterator[None]:
+    states = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+
+
+def _number(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
+
+
+def _bare(name: str) -> str:
+    return name.replace("_orig_mod.", "").removesuffix("._orig_mod")

@@ -1,4 +1,4 @@
-"""The command line: ``study``, ``train``, ``report``, ``list``.
+"""The command line: ``study``, ``train``, ``inspect``, ``report``, ``list``.
 
 Each command is a thin reading of its options; the work is in the rooms, imported when asked for.
 """
@@ -142,6 +142,45 @@ def train(
         f"accuracy {100 * metrics['accuracy']:.2f} % of {metrics['evaluated_images']:,} "
         f"{metrics['evaluated_on']} images; weights and metrics in {out}"
     )
+
+
+@app.command()
+def inspect(
+    targets: Annotated[
+        list[str],
+        typer.Argument(help="Run folders, safetensors files, `timm:NAME`, or `convprior list`."),
+    ],
+    taps: Annotated[  # noqa: ARG001 - the only view so far, and what is shown without it
+        bool, typer.Option("--taps", help="The size of each tap of the filters (the default).")
+    ] = False,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="With the published weights of `timm:NAME`.")
+    ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="Whose weights a file holds; this tells the strides.")
+    ] = None,
+    layers: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="These layers, e.g. `layer1.*`.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Draw or save: a .html, .svg, .json or .csv file.")
+    ] = None,
+) -> None:
+    """Shows what a network learned: how large the center of its filters is, layer by layer.
+
+    A finished run is compared with its own initial weights.
+    """
+    from convprior.lab.report.taps import check_ending, inspect_taps, text, write_taps
+
+    if out is not None:
+        check_ending(out)
+    found = inspect_taps(targets, pretrained=pretrained, model=model, layers=layers or ())
+    typer.echo(text(found))
+    if out is None:
+        typer.echo("\nAdd --out taps.html to see the filters as heat maps.")
+    else:
+        write_taps(found, out)
+        typer.echo(f"\nwritten: {out}")
 
 
 @app.command()

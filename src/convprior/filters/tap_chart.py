@@ -1,0 +1,220 @@
+"""Pictures of a tap profile: a heat map a layer, and the ratios from the first layer to the last."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from convprior._drawing import BLUE, GREEN, INK, ORANGE, QUIET, VERMILION, inline, styled
+from convprior._optional import require
+from convprior.errors import InputError
+from convprior.filters.layer_taps import LayerTaps, size_text
+from convprior.filters.tap_table import number, printable, stride_text
+
+if TYPE_CHECKING:
+    from convprior.filters.tap_profile import TapProfile
+
+_COLUMNS, _PANEL, _WIDTH = 6, 104, 300
+_RANGES = (0.25, 0.5, 1.0)
+"""Largest deviations on the color scale, in powers of two; beyond it the color stays."""
+_LONGEST = 19
+_RATIOS = {"centre_edge": "center / edge", "centre_corner": "center / corner"}
+
+
+def tap_chart(profile: "TapProfile", *, style: bool = True) -> Any:
+    """Heat maps above, ratios below.
+
+    Args:
+        profile: of a network.
+        style: False leaves the chart unstyled, to be joined with others.
+
+    Raises:
+        InputError: all layers are 1x1.
+        MissingExtraError: altair is not installed.
+    """
+    alt = require("altair", "lab")
+    chart = alt.vconcat(heat_maps(profile), depth_chart(profile), spacing=36)
+    return styled(chart) if style else chart
+
+
+def heat_maps(profile: "TapProfile") -> Any:
+    """A map a layer: each tap's RMS relative to the RMS over all taps of the layer.
+
+    One color scale for all layers, symmetric in the logarithm: white is the mean. The title names
+    the layer, below it the kernel, the stride and center / corner (center / edge where there is
+    no corner). A one-dimensional kernel is a row; of a three-dimensional one the RMS over the
+    first axis is shown.
+
+    Raises:
+        InputError: all layers are 1x1.
+    """
+    alt = require("altair", "lab")
+    layers = _larger(profile)
+    rows = [row for at, layer in enumerate(layers) for row in _tiles(at, layer)]
+    spread = sorted(abs(row["power"]) for row in rows)
+    most = spread[int(0.95 * (len(spread) - 1))]  # one odd tap shall not pale all others
+    limit = next((limit for limit in _RANGES if most <= limit), _RANGES[-1])
+    legend = alt.Legend(
+        title="RMS of the tap / mean of its layer",
+        orient="top",
+        direction="horizontal",
+        gradientLength=220,
+        gradientThickness=10,
+        values=[-limit, 0, limit],
+        labelExpr="format(pow(2, datum.value), '.2f')",
+        labelColor=INK,
+        titleColor=INK,
+        titleFontWeight="normal",
+        titleLimit=400,
+    )
+    scale = alt.Scale(domain=[-limit, 0, limit], range=[BLUE, "#f7f7f7", VERMILION], clamp=True)
+    axis = {"axis": None, "scale": alt.Scale(padding=0)}
+    maps = (
+        alt.Chart(inline(rows))
+        .mark_rect(aria=False, stroke=QUIET, strokeWidth=0.5)
+        .encode(
+            x=alt.X("column:O", **axis),
+            y=alt.Y("row:O", **axis),
+            color=alt.Color("power:Q", scale=scale, legend=legend),
+        )
+        .properties(width=_PANEL, height=_PANEL)
+    )
+    # Sorted by number, and split into lines by a fixed expression: no name becomes a part of one.
+    header = alt.Header(labelExpr="split(datum.label, '\\n')", labelLimit=_PANEL + 30)
+    facet = alt.Facet(
+        "panel:N", title=None, header=header, sort=alt.EncodingSortField("order", op="min")
+    )
+    return maps.facet(facet, columns=_COLUMNS, spacing={"row": 12, "column": 24}).resolve_scale(
+        x="independent", y="independent"
+    )
+
+
+def depth_chart(profile: "TapProfile") -> Any:
+    """The ratios with their intervals, a line a layer from the first to the last; 1 is marked.
+
+    Blue: stride 1 or unknown, orange: larger strides, green: depthwise. A gray bar marks the initial
+    weights.
+
+    Raises:
+        InputError: all layers are 1x1.
+    """
+    alt = require("altair", "lab")
+    layers = _larger(profile)
+    labels = _labels(layers)
+    panels = [_ratio_panel(name, layers, labels) for name in _RATIOS]
+    return alt.hconcat(*(panel for panel in panels if panel is not None), spacing=30)
+
+
+def _ratio_panel(name: str, layers: Sequence[LayerTaps], labels: Sequence[str]) -> Any:
+    alt = require("altair", "lab")
+    rows = [_mark(layer, label, name) for layer, label in zip(layers, labels, strict=True)]
+    rows = [row for row in rows if row["ratio"] is not None]
+    if not rows:
+        return None
+    keys = ("ratio", "low", "high", "initial")
+    ends = [row[key] for row in rows for key in keys if row[key] is not None]
+    room = 1.05
+    domain = [min(*ends, 1) / room, max(*ends, 1) * room]
+    scale = alt.Scale(type="log", domain=domain, nice=False)
+    x = alt.X("ratio:Q", title=_RATIOS[name], scale=scale, axis=_axis(*domain))
+    # The domain lists every layer, so that both panels have the same lines.
+    y = alt.Y(
+        "label:N",
+        title=None,
+        sort=None,
+        scale=alt.Scale(domain=list(labels)),
+        axis=alt.Axis(labelLimit=220),
+    )
+    base = alt.Chart(inline(rows))
+    color = alt.Color("color:N", scale=None)
+    one = alt.Chart(inline([{"ratio": 1}])).mark_rule(aria=False, color=INK, opacity=0.6)
+    start = base.transform_filter("isValid(datum.initial)").mark_tick(
+        aria=False, color=QUIET, thickness=3, size=12
+    )
+    span = base.transform_filter("isValid(datum.low)").mark_rule(aria=False, strokeWidth=2)
+    dot = base.mark_circle(aria=False, opacity=1, size=46)
+    height = 15 if len(labels) > 24 else 20
+    return alt.layer(
+        one.encode(x=x),
+        start.encode(x=alt.X("initial:Q", scale=scale), y=y),
+        span.encode(x=alt.X("low:Q", scale=scale), x2="high:Q", y=y, color=color),
+        dot.encode(x=x, y=y, color=color),
+    ).properties(width=_WIDTH, height=height * len(labels))
+
+
+def _axis(low: float, high: float) -> Any:
+    """A logarithmic axis with a few round values."""
+    steps = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    step = next((step for step in steps if (high - low) / step <= 6), None)
+    if step is None:
+        values = [2.0**power for power in range(math.ceil(math.log2(low)), 12) if 2.0**power < high]
+    else:
+        values = [
+            round(step * at, 6) for at in range(math.ceil(low / step), int(high / step) + 1) if at
+        ]
+    return require("altair", "lab").Axis(values=values, format="~g")
+
+
+def _tiles(at: int, layer: LayerTaps) -> list[dict[str, Any]]:
+    """One row a tap: place, and log2 of RMS over mean RMS."""
+    squares = layer.rms.square()
+    squares = squares / squares.mean().clamp(min=1e-300)
+    while squares.ndim > 2:
+        squares = squares.mean(0)
+    grid = squares.view(1, -1) if squares.ndim == 1 else squares
+    stride = "" if layer.stride is None else f" /{stride_text(layer.stride)}"
+    name = "centre_corner" if "centre_corner" in layer.intervals else "centre_edge"
+    title = f"{_short(at, layer)}\n{size_text(layer.kernel_size)}{stride}"
+    if name in layer.intervals:
+        title += f"  {name.removeprefix('centre_')} {number(getattr(layer, name))}"
+    return [
+        {
+            "panel": title,
+            "order": at,
+            "row": row,
+            "column": column,
+            "power": max(-20.0, 0.5 * math.log2(value)) if value > 0 else -20.0,
+        }
+        for row, line in enumerate(grid.tolist())
+        for column, value in enumerate(line)
+    ]
+
+
+def _mark(layer: LayerTaps, label: str, name: str) -> dict[str, Any]:
+    low, high = layer.intervals.get(name) or (None, None)
+    color = BLUE
+    if layer.kind.endswith("depthwise"):
+        color = GREEN
+    elif layer.stride is not None and max(layer.stride) > 1:
+        color = ORANGE
+    return {
+        "label": label,
+        "ratio": getattr(layer, name),
+        "low": low,
+        "high": high,
+        "initial": None if layer.initial is None else getattr(layer.initial, name),
+        "color": color,
+    }
+
+
+def _labels(layers: Sequence[LayerTaps]) -> list[str]:
+    """A different label for each layer: its name, shortened in the middle where it is long."""
+    labels: list[str] = []
+    for layer in layers:
+        name = printable(layer.name)
+        label = name if len(name) <= 32 else f"{name[:14]}…{name[-17:]}"
+        labels.append(label if label not in labels else f"{label} ({len(labels) + 1})")
+    return labels
+
+
+def _short(at: int, layer: LayerTaps) -> str:
+    """A title that fits above a map and is no other's: the end of a name says most."""
+    name = printable(layer.name)
+    label = name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
+    return f"{at + 1}. {label}"
+
+
+def _larger(profile: "TapProfile") -> list[LayerTaps]:
+    layers = [layer for layer in profile if math.prod(layer.kernel_size) > 1]
+    if not layers:
+        raise InputError("all convolutions are 1x1: there are no taps to draw")
+    return layers

@@ -1,4 +1,4 @@
-"""Pictures of a tap profile: a heat map a layer, and the ratios from the first layer to the last."""
+"""Pictures of a tap profile: a heat map a layer, and the ratios from first to last layer."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,8 @@ _COLUMNS, _PANEL, _WIDTH = 6, 104, 300
 _RANGES = (0.25, 0.5, 1.0)
 """Largest deviations on the color scale, in powers of two; beyond it the color stays."""
 _LONGEST = 19
-_RATIOS = {"centre_edge": "center / edge", "centre_corner": "center / corner"}
+_RATIOS = {"centre_edge": "center/edge", "centre_corner": "center/corner"}
+_GROUPS = {"stride 1": BLUE, "larger stride": ORANGE, "depthwise": GREEN}
 
 
 def tap_chart(profile: "TapProfile", *, style: bool = True) -> Any:
@@ -40,8 +41,8 @@ def heat_maps(profile: "TapProfile") -> Any:
     """A map a layer: each tap's RMS relative to the RMS over all taps of the layer.
 
     One color scale for all layers, symmetric in the logarithm: white is the mean. The title names
-    the layer, below it the kernel, the stride and center / corner (center / edge where there is
-    no corner). A one-dimensional kernel is a row; of a three-dimensional one the RMS over the
+    the layer, its kernel and stride, and center / corner (center / edge where there is no corner).
+    A one-dimensional kernel is a row; of a three-dimensional one the RMS over the
     first axis is shown.
 
     Raises:
@@ -91,8 +92,8 @@ def heat_maps(profile: "TapProfile") -> Any:
 def depth_chart(profile: "TapProfile") -> Any:
     """The ratios with their intervals, a line a layer from the first to the last; 1 is marked.
 
-    Blue: stride 1 or unknown, orange: larger strides, green: depthwise. A gray bar marks the initial
-    weights.
+    Blue: stride 1 or unknown, orange: larger strides, green: depthwise. A gray bar marks the
+    initial weights.
 
     Raises:
         InputError: all layers are 1x1.
@@ -100,32 +101,39 @@ def depth_chart(profile: "TapProfile") -> Any:
     alt = require("altair", "lab")
     layers = _larger(profile)
     labels = _labels(layers)
-    panels = [_ratio_panel(name, layers, labels) for name in _RATIOS]
-    return alt.hconcat(*(panel for panel in panels if panel is not None), spacing=30)
+    panels: list[Any] = []
+    for name in _RATIOS:
+        if any(getattr(layer, name) is not None for layer in layers):
+            panels.append(_ratio_panel(name, layers, labels, first=not panels))
+    return alt.hconcat(*panels, spacing=24)
 
 
-def _ratio_panel(name: str, layers: Sequence[LayerTaps], labels: Sequence[str]) -> Any:
+def _ratio_panel(name: str, layers: Sequence[LayerTaps], labels: Sequence[str], first: bool) -> Any:
     alt = require("altair", "lab")
     rows = [_mark(layer, label, name) for layer, label in zip(layers, labels, strict=True)]
     rows = [row for row in rows if row["ratio"] is not None]
-    if not rows:
-        return None
     keys = ("ratio", "low", "high", "initial")
     ends = [row[key] for row in rows for key in keys if row[key] is not None]
     room = 1.05
     domain = [min(*ends, 1) / room, max(*ends, 1) * room]
     scale = alt.Scale(type="log", domain=domain, nice=False)
-    x = alt.X("ratio:Q", title=_RATIOS[name], scale=scale, axis=_axis(*domain))
+    before = " (gray: before training)" if any(row["initial"] for row in rows) else ""
+    x = alt.X("ratio:Q", title=_RATIOS[name] + before, scale=scale, axis=_axis(*domain))
     # The domain lists every layer, so that both panels have the same lines.
     y = alt.Y(
         "label:N",
         title=None,
         sort=None,
         scale=alt.Scale(domain=list(labels)),
-        axis=alt.Axis(labelLimit=220),
+        axis=alt.Axis(labelLimit=220) if first else alt.Axis(labels=False),
     )
     base = alt.Chart(inline(rows))
-    color = alt.Color("color:N", scale=None)
+    groups = [group for group in _GROUPS if any(row["group"] == group for row in rows)]
+    color = alt.Color(
+        "group:N",
+        scale=alt.Scale(domain=groups, range=[_GROUPS[group] for group in groups]),
+        legend=alt.Legend(title=None, orient="top", labelColor=INK) if len(groups) > 1 else None,
+    )
     one = alt.Chart(inline([{"ratio": 1}])).mark_rule(aria=False, color=INK, opacity=0.6)
     start = base.transform_filter("isValid(datum.initial)").mark_tick(
         aria=False, color=QUIET, thickness=3, size=12
@@ -161,11 +169,11 @@ def _tiles(at: int, layer: LayerTaps) -> list[dict[str, Any]]:
     while squares.ndim > 2:
         squares = squares.mean(0)
     grid = squares.view(1, -1) if squares.ndim == 1 else squares
-    stride = "" if layer.stride is None else f" /{stride_text(layer.stride)}"
+    stride = stride_text(layer.stride)
+    size = size_text(layer.kernel_size) + (f", stride {stride}" if stride not in ("1", "?") else "")
     name = "centre_corner" if "centre_corner" in layer.intervals else "centre_edge"
-    title = f"{_short(at, layer)}\n{size_text(layer.kernel_size)}{stride}"
-    if name in layer.intervals:
-        title += f"  {name.removeprefix('centre_')} {number(getattr(layer, name))}"
+    ratio = f"{_RATIOS[name]} {number(getattr(layer, name))}" if layer.intervals else ""
+    title = f"{_short(at, layer)}\n{size}\n{ratio}"
     return [
         {
             "panel": title,
@@ -181,18 +189,18 @@ def _tiles(at: int, layer: LayerTaps) -> list[dict[str, Any]]:
 
 def _mark(layer: LayerTaps, label: str, name: str) -> dict[str, Any]:
     low, high = layer.intervals.get(name) or (None, None)
-    color = BLUE
+    group = "stride 1"
     if layer.kind.endswith("depthwise"):
-        color = GREEN
+        group = "depthwise"
     elif layer.stride is not None and max(layer.stride) > 1:
-        color = ORANGE
+        group = "larger stride"
     return {
         "label": label,
         "ratio": getattr(layer, name),
         "low": low,
         "high": high,
         "initial": None if layer.initial is None else getattr(layer.initial, name),
-        "color": color,
+        "group": group,
     }
 
 

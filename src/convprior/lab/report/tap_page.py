@@ -1,0 +1,123 @@
+"""Tap profiles as a page that loads nothing from anywhere, or as one picture."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from convprior import __version__
+from convprior._optional import require
+from convprior.errors import InputError
+from convprior.filters import LayerTaps, TapProfile
+from convprior.filters.layer_taps import size_text
+from convprior.filters.tap_chart import depth_chart, heat_maps, tap_chart
+from convprior.filters.tap_table import number, printable, stride_text, with_interval
+from convprior.lab.report.drawing import render
+from convprior.lab.study.wording import count
+
+if TYPE_CHECKING:
+    from convprior.lab.report.taps import Inspected
+
+_GROUPS = {"layers": "", "kind": "", "kernel": "", "stride": "stride ", "depth": "depth: "}
+
+
+def render_page(inspected: Sequence["Inspected"]) -> str:
+    """A page with a section for each network; everything but our charts and style is escaped."""
+    jinja2 = require("jinja2", "lab")
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("convprior.lab.report", "template"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = (files("convprior.lab.report") / "template" / "style.css").read_text()
+    page: str = environment.get_template("taps.html.jinja").render(
+        style=style,
+        version=__version__,
+        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M"),
+        sections=[_section(one) for one in inspected],
+    )
+    return page
+
+
+def render_svg(inspected: Sequence["Inspected"]) -> str:
+    """All networks in one SVG, one below the other.
+
+    Raises:
+        InputError: a network has 1x1 convolutions alone.
+    """
+    alt = require("altair", "lab")
+    charts = []
+    for one in inspected:
+        chart = tap_chart(one.profile, style=False)
+        title = alt.TitleParams(
+            printable(one.target), anchor="start", fontSize=16, offset=14, color="currentColor"
+        )
+        charts.append(chart.properties(title=title) if len(inspected) > 1 else chart)
+    joined = alt.vconcat(*charts, spacing=50) if len(charts) > 1 else charts[0]
+    return render(joined.resolve_scale(color="independent"))
+
+
+def _section(one: "Inspected") -> dict[str, Any]:
+    profile = one.profile
+    shown = [layer for layer in profile if layer.intervals]
+    groups = profile.summary()
+    sizes = [group["group"] for group in groups]
+    try:
+        maps, depth = render(heat_maps(profile)), render(depth_chart(profile)) if shown else ""
+    except InputError:  # all layers are 1x1: the page says so
+        maps, depth = "", ""
+    return {
+        "target": one.target,
+        "about": one.about,
+        "lead": _lead(profile),
+        "maps": maps,
+        "depth": depth,
+        "layers": [_row(layer) for layer in shown],
+        "left_out": len(profile) - len(shown),
+        "groups": [
+            {**group, "title": _GROUPS[group["group"]] + group["name"]}
+            for group in groups
+            if group["group"] == "layers" or sizes.count(group["group"]) > 1
+        ],
+        "started": any(layer.initial is not None for layer in shown),
+        "confidence": f"{100 * profile.confidence:g} %",
+        "number": number,
+    }
+
+
+def _lead(profile: TapProfile) -> str:
+    """What was found, in one sentence."""
+    groups = profile.summary()
+    if not groups:
+        return "Every convolution is 1x1 (or 2x2), so no tap is nearer to the center than another."
+    every = groups[0]
+    corner = every["centre_corner"] is not None
+    ratio = every["centre_corner"] if corner else every["centre_edge"]
+    where = "corners" if corner else "ends"
+    if ratio is None:
+        return "No layer has a ratio: see the notes."
+    rest = every["layers"] - every["above"] - every["below"]
+    return (
+        f"The center tap is {ratio:.2f} times as large as the {where} (geometric mean of "
+        f"{count(every['layers'], 'layer')}): larger in {every['above']}, smaller in "
+        f"{every['below']}, not shown to differ in {rest}."
+    )
+
+
+def _row(layer: LayerTaps) -> dict[str, Any]:
+    return {
+        "name": printable(layer.name),
+        "kind": layer.kind,
+        "kernel": size_text(layer.kernel_size),
+        "stride": stride_text(layer.stride),
+        "filters": layer.filters,
+        "edge": with_interval(layer, "centre_edge"),
+        "corner": with_interval(layer, "centre_corner"),
+        "initial": layer.initial,
+        "share": layer.centre_share,
+        "uniform": layer.uniform_share,
+        "rank": layer.spearman,
+        "note": layer.note,
+    }

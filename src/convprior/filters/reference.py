@@ -92,3 +92,30 @@ def reference_precision_penalty(weight: Tensor, covariance: Tensor) -> float:
             for q in range(taps):
                 total += float(row[p] * precision[p, q] * row[q])
     return total
+
+
+def reference_precision_gradient(weight: Tensor, precision: Tensor, strength: float) -> Tensor:
+    """``2 * strength * A w_f`` for every filter ``f``, term by term, in float64.
+
+    Args:
+        weight: ``(out, in, *kernel_size)``.
+        precision: ``A``, (taps, taps).
+        strength: the factor of the penalty.
+
+    Returns:
+        The shape of ``weight``.
+    """
+    matrix = precision.double().tolist()
+    taps = range(len(matrix))
+    rows = weight.detach().double().reshape(-1, len(matrix)).tolist()
+    found = [
+        [2.0 * strength * sum(matrix[p][q] * row[q] for q in taps) for p in taps] for row in rows
+    ]
+    return torch.tensor(found, dtype=torch.float64).reshape(weight.shape)
+
+
+def reference_precision_decay(
+    weight: Tensor, precision: Tensor, strength: float, lr: float
+) -> Tensor:
+    """``(I - 2 * lr * strength * A) w_f`` for every filter ``f``, in float64."""
+    return weight.detach().double() - lr * reference_precision_gradient(weight, precision, strength)

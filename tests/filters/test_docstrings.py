@@ -4,15 +4,27 @@ import doctest
 
 import pytest
 import torch
+from torch import nn
 
-from convprior.filters import laws, locoreg, prior, tap_algebra
+from convprior.filters import (
+    cohesion,
+    laws,
+    lengthscale,
+    locoreg,
+    predict,
+    prior,
+    spatial,
+    tap_algebra,
+)
 
 
 @pytest.mark.parametrize(
-    "module", [laws, locoreg, prior, tap_algebra], ids=lambda module: module.__name__
+    "module",
+    [cohesion, laws, lengthscale, locoreg, predict, prior, spatial, tap_algebra],
+    ids=lambda module: module.__name__,
 )
 def test_examples(module):
-    names = {**vars(module), "torch": torch}
+    names = {**vars(module), "torch": torch, "nn": nn}
     result = doctest.testmod(module, globs=names, optionflags=doctest.ELLIPSIS)
     assert result.attempted > 0
     assert result.failed == 0

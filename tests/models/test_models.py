@@ -2,20 +2,22 @@
 
 import copy
 import re
-import sys
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 import torchvision
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from convprior.errors import InputError, MissingExtraError
+from convprior.errors import InputError
 from convprior.models import HeLinear, WideResNet, create_model, list_models
 
-NAMES = [name for name in list_models() if name not in {"wrn16_8", "wrn28_10"}]  # same class, slow
+# Slow, and of the same class as a smaller one that stays.
+LARGE = {"wrn16_8", "wrn28_10", "wrn40_2", "densenet121", "densenet_bc100_12"}
+NAMES = [name for name in list_models() if name not in LARGE]
+# Networks that `small` builds with fewer channels, since they are slow.
+NARROW = {"googlenet", "mobilenet_v2", "resnet18", "vgg11_bn", "vgg16_bn"}
 TIMM = "timm:test_resnet"  # timm's own tiny test network
 DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"
 
@@ -28,8 +30,10 @@ def images(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
-def small(name: str, **options: object) -> nn.Module:
-    return create_model(name, seed=0, small_input=not name.startswith("timm:"), **options)
+def small(name: str, seed: int | None = 0, **options: object) -> nn.Module:
+    if name in NARROW:
+        options["width"] = 16
+    return create_model(name, seed=seed, small_input=not name.startswith("timm:"), **options)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +72,8 @@ def test_the_page_tells_the_truth() -> None:
 @pytest.mark.parametrize(
     ("name", "peer"),
     [
+        ("densenet121", torchvision.models.densenet121),
+        ("mobilenet_v2", torchvision.models.mobilenet_v2),
         ("resnet18", torchvision.models.resnet18),
         ("vgg11_bn", torchvision.models.vgg11_bn),
         ("vgg16_bn", torchvision.models.vgg16_bn),
@@ -79,7 +85,13 @@ def test_state_and_function_of_torchvision(name: str, peer) -> None:
         for model in (ours, theirs):  # the 4096-wide layers are the same class and only slow
             if name.startswith("vgg"):
                 model.classifier = nn.Linear(512 * 7 * 7, 7)
-    state = {k: images(*v.shape).abs() * 0.1 for k, v in theirs.state_dict().items()}
+    generator = torch.Generator().manual_seed(2)
+    state = {}
+    for key, value in theirs.state_dict().items():
+        noise = torch.randn(value.shape, generator=generator)
+        # Filters at He's scale and normalizations near 1, so that depth moves no activation far.
+        state[key] = noise * (2 / value[0].numel()) ** 0.5 if value.ndim > 1 else 1 + noise / 10
+    assert list(ours.state_dict()) == list(state)
     ours.load_state_dict(state, strict=True, assign=True)
     theirs.load_state_dict(state, strict=True, assign=True)
     x = images(2, 3, 45, 70)
@@ -94,11 +106,12 @@ def test_logits(name: str, channels: int, size: int) -> None:
     assert model(images(2, channels, size, size + 3)).shape == (2, 4)
 
 
-@pytest.mark.parametrize("name", ["plain_cnn", "resnet18", "vgg11_bn", "wrn16_2"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "vgg16_bn"])
 @pytest.mark.parametrize("small_input", [False, True])
 def test_eight_pixels(name: str, small_input: bool) -> None:
-    model = create_model(name, in_chans=1, small_input=small_input).eval()
-    if name == "vgg11_bn" and not small_input:
+    options = {"width": 16} if name in NARROW else {}
+    model = create_model(name, in_chans=1, small_input=small_input, **options).eval()
+    if name in {"vgg11_bn", "densenet_bc40_12"} and not small_input:
         with pytest.raises(InputError, match=r"8x8 px vanishes.*small_input=True"):
             model(images(2, 1, 8, 8))
     else:
@@ -135,9 +148,7 @@ def test_every_parameter_gets_a_gradient(name: str, options: dict[str, bool]) ->
 def test_channels_last_and_bfloat16(name: str) -> None:
     model = small(name)
     x, target = images(8, 3, 32, 32), torch.arange(8)
-    model(x)
     fast = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    exact = model(x)
     layouts = []
     for layer in fast.modules():
         if isinstance(layer, nn.Conv2d):
@@ -148,12 +159,17 @@ def test_channels_last_and_bfloat16(name: str) -> None:
             )
     with torch.autocast("cpu", torch.bfloat16):
         logits = fast(x.to(memory_format=torch.channels_last))
-    nn.functional.cross_entropy(logits.float(), target).backward()
+        nn.functional.cross_entropy(logits.float(), target).backward()
+        rounded = fast.eval()(x.to(memory_format=torch.channels_last))
     assert all(layouts)
     assert logits.dtype is torch.bfloat16
-    # bfloat16 has 8 bits; errors of about 40 independent roundings of 2^-9 add up to 1 %.
-    assert (logits.float() - exact).norm() < 0.05 * exact.norm()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in fast.parameters())
+    # bfloat16 has 8 bits; errors of about 40 independent roundings of 2^-9 add up to 1 %. Not in
+    # train mode, where dividing by the batch's own deviations magnifies them in a deep network.
+    with torch.no_grad():
+        model(x)
+        exact = model.eval()(x)
+    assert (rounded.float() - exact).norm() < 0.05 * exact.norm()
 
 
 @pytest.mark.parametrize("name", [*NAMES, TIMM])
@@ -172,11 +188,12 @@ def test_the_seed_alone_decides_the_weights(name: str) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(5)
     again = small(name)
-    other = create_model(name, seed=1, small_input=not name.startswith("timm:"))
-    for key, value in first.state_dict().items():
-        assert torch.equal(value, again.state_dict()[key]), key
+    other = small(name, seed=1)
+    drawn, same, different = first.state_dict(), again.state_dict(), other.state_dict()
+    for key, value in drawn.items():
+        assert torch.equal(value, same[key]), key
     weights = [k for k, p in first.named_parameters() if p.ndim > 1]
-    assert all(not torch.equal(first.state_dict()[k], other.state_dict()[k]) for k in weights)
+    assert all(not torch.equal(drawn[k], different[k]) for k in weights)
 
 
 def test_without_a_seed_the_global_state_decides() -> None:
@@ -203,13 +220,13 @@ def test_the_seed_decides_on_every_default_device() -> None:
 def test_state_dict_round_trip(name: str) -> None:
     source = small(name)
     source(images(4, 3, 32, 32))  # moves the running statistics
-    target = create_model(name, small_input=not name.startswith("timm:"))
+    target = small(name, seed=None)
     target.load_state_dict(source.state_dict(), strict=True)
     x = images(2, 3, 32, 32)
     assert torch.equal(target.eval()(x), source.eval()(x))
 
 
-@pytest.mark.parametrize("name", ["plain_cnn", "resnet18", "vgg11_bn", "wrn16_2"])
+@pytest.mark.parametrize("name", NAMES)
 def test_convolutions_start_from_he_and_redraw_the_same_law(name: str) -> None:
     model = small(name)
     for layer in model.modules():
@@ -246,52 +263,12 @@ def test_widths_and_depths() -> None:
         WideResNet(16, 0)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("wrn17_2", r"depth 17 is not of the form 6n \+ 4.*wrn16_2"),
-        ("wrn4_2", r"depth 4 .*wrn10_2"),
-        ("resnet81", "no network 'resnet81'; did you mean resnet18"),
-        ("zzz", "no network 'zzz'; known are densenet121"),
-        ("timm:resnet10tt", "no network 'timm:resnet10tt'; did you mean timm:resnet10t"),
-    ],
-)
-def test_unknown_names(name: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        create_model(name)
-
-
-def test_wrong_arguments() -> None:
-    with pytest.raises(InputError, match="num_classes=0 is not positive"):
-        create_model("plain_cnn", 0)
-    with pytest.raises(InputError, match="in_chans=-1 is not positive"):
-        create_model("plain_cnn", in_chans=-1)
-    with pytest.raises(InputError, match="no option 'widht'; its options are width, batch_norm"):
-        create_model("plain_cnn", widht=3)
-    with pytest.raises(InputError, match="wrn16_2 has no option 'width'; its options are dropout"):
-        create_model("wrn16_2", width=3)
-    with pytest.raises(InputError, match="densenet121 has no option 'width'; it has none"):
-        create_model("densenet121", width=3)
-    for width in (0, -8, 1.5, "16"):
-        with pytest.raises(InputError, match=f"width={width!r} is not positive; .* whole number"):
-            create_model("resnet18", width=width)
-    with pytest.raises(InputError, match="stem of its own"):
-        create_model(TIMM, small_input=True)
-
-
-def test_timm_is_reached_with_its_own_options() -> None:
-    model = create_model("timm:resnet10t", 7, 2, stem_width=8, seed=0)
-    assert model(images(2, 2, 64, 64)).shape == (2, 7)
-    assert list_models("timm:resnet10*") == [f"timm:{n}" for n in timm.list_models("resnet10*")]
-
-
-def test_names_are_listed_and_filtered() -> None:
-    assert list_models() == sorted(list_models())
-    assert list_models("wrn16*") == ["wrn16_2", "wrn16_8"]
-    assert list_models("nothing*") == []
-
-
-def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'convprior\[timm\]'"):
-        create_model(TIMM)
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "vgg16_bn"])
+@pytest.mark.parametrize("small_input", [False, True])
+def test_half_the_width_is_half_of_all_channels(name: str, small_input: bool) -> None:
+    with torch.device("meta"):
+        models = [create_model(name, small_input=small_input, width=w) for w in (64, 32)]
+    whole, half = ([m for m in model.modules() if isinstance(m, nn.Conv2d)] for model in models)
+    assert [layer.out_channels for layer in whole] == [2 * layer.out_channels for layer in half]
+    assert [layer.in_channels for layer in whole[1:]] == [2 * m.in_channels for m in half[1:]]
+    assert whole[0].in_channels == half[0].in_channels == 3

@@ -7,6 +7,7 @@ import difflib
 import fnmatch
 import functools
 import inspect
+import numbers
 import re
 from collections.abc import Callable
 
@@ -149,7 +150,7 @@ def _unknown(name: str, known: list[str], hint: str) -> InputError:
 
 
 def _check_positive(argument: str, value: object) -> None:
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, numbers.Integral) or int(value) < 1:
         raise InputError(f"{argument}={value!r} is not positive; give a whole number, at least 1")
 
 

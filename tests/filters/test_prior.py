@@ -1,4 +1,4 @@
-"""FilterPrior: its algebra, its draws and its penalty."""
+"""FilterPrior: its parts, its precision and its penalty."""
 
 import math
 
@@ -89,75 +89,6 @@ def test_equality_hash_and_repr():
     assert prior == FilterPrior.independent(3), "what a property returns must not be the state"
 
 
-@pytest.mark.parametrize("prior", PRIORS, ids=repr)
-def test_draws_have_the_covariance(prior):
-    out, channels, gain = 60_000, 2, 1.3
-    draws = prior.sample(out, channels, seeded(), gain=gain, dtype=torch.float64)
-    assert draws.shape == (out, channels, *prior.kernel_size)
-    taps = math.prod(prior.kernel_size)
-    rows = draws.reshape(-1, taps)
-    expected = prior.covariance * gain**2 / (channels * taps)
-    found = rows.T @ rows / len(rows)
-    # Variance of a product of two normals is S_pp S_qq + S_pq^2 (Isserlis).
-    spread = torch.outer(expected.diagonal(), expected.diagonal()) + expected**2
-    error = (found - expected).abs() / (spread / len(rows)).sqrt()
-    assert float(error.max()) < 4
-    mean_error = rows.mean(0).abs() / (expected.diagonal() / len(rows)).sqrt()
-    assert float(mean_error.max()) < 4
-
-
-def test_independent_draw_is_he_initialization():
-    ours = FilterPrior.independent(3).sample(16, 8, seeded())
-    theirs = nn.init.kaiming_normal_(
-        torch.empty(16, 8, 3, 3), nonlinearity="relu", generator=seeded()
-    )
-    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
-
-
-MODULES = [
-    (nn.Conv2d(4, 6, 3), 4),
-    (nn.Conv2d(4, 6, 3, groups=2), 2),
-    (nn.Conv2d(8, 8, 3, groups=8, bias=False), 1),
-    (nn.ConvTranspose2d(4, 6, 3), 4),
-    (nn.ConvTranspose2d(4, 6, 3, groups=2), 2),
-    (nn.Conv2d(4, 6, 3, dtype=torch.bfloat16), 4),
-    (nn.Conv2d(4, 6, 3, dtype=torch.float64), 4),
-]
-
-
-@pytest.mark.parametrize(("module", "fan_channels"), MODULES, ids=str)
-def test_init_draws_in_place(module, fan_channels):
-    weight, bias = module.weight, module.bias
-    weight.requires_grad_(False)
-    before = None if bias is None else bias.clone()
-    dtype, shape, place = weight.dtype, weight.shape, weight.data_ptr()
-    prior = FilterPrior.locality(3)
-    assert prior.init_(module, seeded(3)) is module
-    assert module.weight is weight
-    assert (weight.dtype, weight.shape, weight.data_ptr()) == (dtype, shape, place)
-    assert not weight.requires_grad
-    assert bias is None or torch.equal(bias, before)
-    # The same normals, so only the fan-in can differ.
-    draw = prior.sample(shape[0], shape[1], seeded(3), dtype=dtype)
-    scale = math.sqrt(shape[1] / fan_channels)
-    torch.testing.assert_close(weight.data, draw * scale, rtol=1e-2, atol=1e-2)
-
-
-def test_init_keeps_memory_format_and_works_in_every_dimension():
-    conv = nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
-    stride = conv.weight.stride()
-    FilterPrior.locality(3).init_(conv, seeded())
-    assert conv.weight.stride() == stride
-    FilterPrior.locality((5,)).init_(nn.Conv1d(2, 3, 5))
-    FilterPrior.correlated((3, 3, 3)).init_(nn.Conv3d(2, 3, 3))
-
-
-def test_draws_are_a_function_of_the_generator():
-    prior = FilterPrior.correlated(3)
-    assert torch.equal(prior.sample(4, 2, seeded(1)), prior.sample(4, 2, seeded(1)))
-    assert not torch.equal(prior.sample(4, 2, seeded(1)), prior.sample(4, 2, seeded(2)))
-
-
 @given(st.integers(1, 4), st.integers(1, 3), st.sampled_from(PRIORS[:7]))
 def test_penalty_is_the_precision_form(out, channels, prior):
     weight = torch.randn(out, channels, *prior.kernel_size, dtype=torch.float64)
@@ -188,50 +119,6 @@ def test_penalty_under_autocast_keeps_float32():
     assert prior.penalty(weight.bfloat16()).dtype == torch.float32
 
 
-def test_measured_recovers_the_prior_that_drew():
-    truth = FilterPrior.locality(3, floor=0.4)
-    found = FilterPrior.measured(truth.sample(2000, 100, seeded()))
-    torch.testing.assert_close(found.variance, truth.variance, rtol=0.02, atol=0)
-    smooth = FilterPrior.correlated(3, "matern32", 1.0)
-    found = FilterPrior.measured(smooth.sample(2000, 100, seeded()))
-    torch.testing.assert_close(found.correlation, smooth.correlation, rtol=0, atol=0.02)
-
-
-def test_measured_takes_modules_and_ignores_scale():
-    conv = nn.Conv2d(8, 16, 3)
-    prior = FilterPrior.measured(conv)
-    tiny = FilterPrior.measured(conv.weight.detach().double() * 1e-200)
-    torch.testing.assert_close(prior.covariance, tiny.covariance, rtol=1e-9, atol=1e-12)
-    signs = torch.where(torch.rand(8, 16, 3, 3, generator=seeded()) < 0.5, -1.0, 1.0)
-    assert torch.equal(FilterPrior.measured(signs).variance, torch.ones(3, 3, dtype=torch.float64))
-
-
-def test_measured_with_few_filters_needs_shrinkage():
-    few = torch.randn(2, 2, 3, 3, generator=seeded())
-    with pytest.raises(InputError, match=r"smallest eigenvalue.*shrink"):
-        _ = FilterPrior.measured(few).precision
-    shrunk = FilterPrior.measured(few, shrinkage=0.1)
-    assert shrunk == FilterPrior.measured(few).shrink(0.1)
-    assert bool(torch.isfinite(shrunk.precision).all())
-    identity = FilterPrior.measured(few, shrinkage=1.0)
-    torch.testing.assert_close(identity.covariance, FilterPrior.independent(3).covariance)
-
-
-def test_measured_monotone_profile():
-    # Corners larger than edges: both pool to their mean; the center stays above.
-    variance = torch.tensor([[3.0, 1, 3], [1, 9, 1], [3, 1, 3]], dtype=torch.float64)
-    weight = FilterPrior(variance).sample(4000, 50, seeded())
-    raw = FilterPrior.measured(weight).variance
-    found = FilterPrior.measured(weight, monotone=True).variance
-    pooled = (raw.sum() - raw[1, 1]) / 8
-    assert torch.allclose(found.flatten()[[0, 1, 2, 3, 5, 6, 7, 8]], pooled, rtol=1e-12)
-    assert float(found[1, 1]) == pytest.approx(float(raw[1, 1]))
-    decreasing = FilterPrior.locality(5, floor=0.3).sample(3000, 50, seeded())
-    ring = FilterPrior.measured(decreasing, monotone=True).variance
-    assert torch.equal(ring, ring.T)
-    assert torch.equal(ring, ring.flip(0))
-
-
 def bad_correlation(value):
     correlation = torch.eye(9, dtype=torch.float64)
     correlation[0, 1] = correlation[1, 0] = value
@@ -255,8 +142,6 @@ def bad_correlation(value):
         (lambda: FilterPrior.independent(3).shrink(2), "shrinkage is 2"),
         (lambda: FilterPrior.independent(3).init_(nn.Linear(3, 3)), "Linear is no convolution"),
         (lambda: FilterPrior.independent(3).init_(nn.Conv2d(3, 3, 5)), r"kernel size \(5, 5\)"),
-        (lambda: FilterPrior.measured(nn.Linear(3, 3)), "no convolution"),
-        (lambda: FilterPrior.measured(torch.full((1, 1, 3, 3), math.nan)), "not finite"),
     ],
 )
 def test_errors(call, message):
@@ -264,21 +149,8 @@ def test_errors(call, message):
         call()
 
 
-def test_a_zero_tap_is_named():
-    conv = nn.Conv2d(3, 4, 3)
-    conv.weight.data[:, :, 0, 2] = 0
-    with pytest.raises(InputError, match=r"tap \(0, 2\) of Conv2d\(3, 4"):
-        FilterPrior.measured(conv)
-
-
 def test_entries_that_sum_to_zero_cannot_be_made_to_sum_to_one():
     correlation = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
     prior = FilterPrior(torch.ones(1, 2), correlation)
     with pytest.raises(InputError, match="cannot be scaled to sum to 1"):
         prior.kernel_covariance()
-
-
-def test_parametrized_weights_are_not_drawn():
-    conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3))
-    with pytest.raises(InputError, match="parametrized"):
-        FilterPrior.independent(3).init_(conv)

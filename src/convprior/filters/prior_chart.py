@@ -1,6 +1,7 @@
 """A picture of a prior: its variances where the taps are, and its correlation matrix."""
 
 from itertools import product
+from textwrap import wrap
 from typing import Any
 
 from convprior._drawing import INK, inline, styled
@@ -8,6 +9,7 @@ from convprior._optional import require
 from convprior.filters.tap_covariance import TapCovariance
 
 _SIDE, _MATRIX = 34, 240  # pixels: of a tap, of the correlation matrix
+_LINE = 80  # characters of the title
 _MOST_NUMBERS = 49  # taps whose variances are also written down
 
 
@@ -17,7 +19,7 @@ def draw(prior: TapCovariance) -> Any:
     return styled(
         altair.hconcat(_variances(altair, prior), _correlations(altair, prior), spacing=30)
         .resolve_scale(color="independent")
-        .properties(title=altair.TitleParams(repr(prior), color=INK, fontSize=12, anchor="start"))
+        .properties(title=_title(altair, wrap(repr(prior), _LINE)))
     )
 
 
@@ -75,7 +77,7 @@ def _correlations(altair: Any, prior: TapCovariance) -> Any:
     )
 
 
-def _title(altair: Any, text: str) -> Any:
+def _title(altair: Any, text: str | list[str]) -> Any:
     return altair.TitleParams(
         text, color=INK, fontSize=12, fontWeight="normal", anchor="start", offset=6
     )

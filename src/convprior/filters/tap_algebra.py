@@ -71,9 +71,10 @@ class TapAlgebra(TapCovariance):
             profile = profile.variance.sqrt()
         self._check_size(tuple(profile.shape), "the profile")
         profile = profile.detach().to("cpu", torch.float64)
-        if not bool((torch.isfinite(profile) & (profile > 0)).all()):
+        wrong = profile[~(torch.isfinite(profile) & (profile > 0))]
+        if len(wrong):
             raise InputError(
-                f"the profile holds {float(profile.min()):g}; every factor must be > 0"
+                f"a factor of the profile is {float(wrong[0]):g}; give finite ones > 0"
             )
         scaled = type(self)(self.variance * (profile / profile.max()).square(), self.correlation)
         return scaled._named(f"{self._made}.scaled({made})")

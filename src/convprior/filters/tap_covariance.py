@@ -38,9 +38,11 @@ class TapCovariance:
     def __init__(self, variance: Tensor, correlation: Tensor | None = None) -> None:
         variance = variance.detach().to("cpu", torch.float64)
         sizes = as_kernel_size(tuple(variance.shape), "the shape of variance")
-        if not bool((torch.isfinite(variance) & (variance > 0)).all()):
-            least = float(variance.min())
-            raise InputError(f"the smallest tap variance is {least:g}; every one must be > 0")
+        wrong = variance[~(torch.isfinite(variance) & (variance > 0))]
+        if len(wrong):
+            raise InputError(
+                f"a tap variance is {float(wrong[0]):g}; every one must be > 0 and finite"
+            )
         taps = variance.numel()
         identity = torch.eye(taps, dtype=torch.float64)
         if correlation is None:

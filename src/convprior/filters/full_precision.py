@@ -63,7 +63,7 @@ def lay_out(matrix: Tensor, weight: Tensor) -> Tensor:
     """The matrix that :func:`times` wants for ``weight``: its dtype and device, paired or not."""
     taps = matrix.shape[0]
     if _layout(weight) != "planes" and taps < _SHORT and weight.numel() % (2 * taps) == 0:
-        matrix = torch.kron(torch.eye(2, dtype=matrix.dtype), matrix)
+        matrix = torch.kron(torch.eye(2, dtype=matrix.dtype), matrix.contiguous())
     dtype = torch.float32 if weight.dtype in HALF else weight.dtype
     return matrix.to(weight.device, dtype)
 

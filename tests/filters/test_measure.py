@@ -204,6 +204,8 @@ def test_measured_priors_by_layer_and_by_kernel_size():
     [
         (lambda p: FilterPrior.measured(nn.Linear(3, 3)), "no convolution"),
         (lambda p: FilterPrior.measured(torch.ones(3, 3)), r"shape \(3, 3\) is no convolution"),
+        (lambda p: FilterPrior.measured(torch.ones(0, 2, 3, 3)), "is no convolution weight"),
+        (lambda p: FilterPrior.measured([1.0]), "list is no source of filters"),
         (lambda p: FilterPrior.measured(torch.full((1, 1, 3, 3), math.nan)), "not finite"),
         (lambda p: FilterPrior.measured(torch.zeros(1, 1, 3, 3)), "every weight of this weight"),
         (lambda p: FilterPrior.measured(network()), r"\(3, 3\) \(3\), \(5, 5\) \(1\)"),

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -72,6 +72,28 @@ def test_correlation_families():
         assert float(tap_correlation(3, family, 1.5)[0, 4]) == pytest.approx(value, rel=1e-14)
         assert FilterPrior.correlated(3, family, 0.0) == FilterPrior.independent(3)
         assert FilterPrior.correlated(3, family, math.inf) == FilterPrior.mean_pool(3)
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple),
+    st.sampled_from(["squared_exponential", "matern32", "exponential"]),
+    st.floats(0.1, 20),
+)
+def test_correlated_priors_of_every_kernel_size(size, family, lengthscale):
+    prior = FilterPrior.correlated(size, family, lengthscale)
+    taps = math.prod(size)
+    # Its entries depend on the distance alone, so turning the filter round changes nothing.
+    assert torch.equal(prior.covariance, prior.covariance.flip(0, 1))
+    assert torch.equal(prior.variance, torch.ones(size, dtype=torch.float64))
+    assert 1 <= prior.rank <= taps
+    assert FilterPrior.correlated(size, family, 0.0) == FilterPrior.independent(size)
+    pool = FilterPrior.correlated(size, family, math.inf)
+    assert pool == FilterPrior.mean_pool(size)
+    assert pool.rank == 1
+    # Between the limits: no pair of taps goes together less than at half the length scale.
+    shorter = FilterPrior.correlated(size, family, lengthscale / 2)
+    assert bool((shorter.covariance <= prior.covariance).all())
 
 
 def test_equality_hash_and_repr():

@@ -45,16 +45,19 @@ def test_neighbor_correlations_follow_the_axes():
 
 @pytest.mark.parametrize("prior", PRIORS, ids=repr)
 def test_the_chart_shows_every_variance_and_correlation(prior):
-    chart = prior.chart()
-    whole = chart.to_dict()
+    whole = prior.chart().to_dict()
     variances, correlations = (_data(whole, part) for part in whole["hconcat"])
     shown = [row["variance"] for row in variances]
     assert shown == prior.variance.flatten().tolist()
     assert len({(row["row"], row["column"]) for row in variances}) == len(shown)
     shown = [row["correlation"] for row in correlations]
     assert shown == prior.correlation.flatten().tolist()
+
+
+@pytest.mark.parametrize("prior", PRIORS[::3], ids=repr)
+def test_the_chart_draws(prior):
     buffer = io.StringIO()
-    chart.save(buffer, format="svg")
+    prior.chart().save(buffer, format="svg")
     svg = buffer.getvalue()
     assert svg.startswith("<svg")
     assert all(word in svg for word in repr(prior).split())

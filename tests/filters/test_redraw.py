@@ -93,10 +93,7 @@ def test_a_prior_draws_the_convolutions_it_covers():
     changed = {name for name in own if not torch.equal(ours[name], own[name])}
     assert changed == {"0.weight", "3.0.weight"}
     # The same draw whatever the key was that led to it.
-    keyed = {
-        "0": prior,
-        "3.*": FilterPrior.locality(3),
-    }
+    keyed = {"0": prior, "3.*": FilterPrior.locality(3)}
     redraw_(plain, seed=4, prior=keyed)
     assert torch.equal(plain[0].weight, net[0].weight)
     assert not torch.equal(plain[3][0].weight, net[3][0].weight)
@@ -122,6 +119,9 @@ def test_wrappers_change_nothing():
     other = network()
     redraw_(torch.compile(other, backend="eager"), seed=6, prior=FilterPrior.locality(3))
     assert_equal(values(other), values(net))
+    inside = nn.Sequential(torch.compile(nn.Conv2d(3, 8, 3), backend="eager"))
+    redraw_(inside, seed=6, prior=FilterPrior.locality(3))
+    assert torch.equal(next(inside.parameters()), net[0].weight)
     redraw_(nn.DataParallel(other), seed=6)
     redraw_(net, seed=6)
     assert_equal(values(other), values(net))

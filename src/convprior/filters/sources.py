@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ def all_banks(source: Source, layer: str | None = None) -> list[FilterBank]:
         InputError: there is no convolution in it, or ``layer`` matches none.
     """
     if isinstance(source, Tensor):
-        if not 3 <= source.ndim <= 5:
+        if not 3 <= source.ndim <= 5 or not source.numel():
             raise InputError(
                 f"a tensor of shape {tuple(source.shape)} is no convolution weight "
                 "(out, in/groups, *kernel_size); give one convolution or its weight"
@@ -30,6 +31,11 @@ def all_banks(source: Source, layer: str | None = None) -> list[FilterBank]:
     elif isinstance(source, str | os.PathLike):
         path = Path(source)
         source = path / "weights.safetensors" if path.is_dir() else path
+    elif not isinstance(source, nn.Module | Mapping):
+        raise InputError(
+            f"{type(source).__name__} is no source of filters; give a convolution, a weight, a "
+            "network, a state dict, or the path of a safetensors file or run folder"
+        )
     banks = filter_banks(source, layer)
     if len(banks) == 1 and not banks[0].name:
         name = str(source) if isinstance(source, nn.Module) else "this weight"

@@ -8,7 +8,7 @@ from convprior._drawing import BLUE, GREEN, INK, ORANGE, QUIET, VERMILION, inlin
 from convprior._optional import require
 from convprior.errors import InputError
 from convprior.filters.layer_taps import LayerTaps, size_text
-from convprior.filters.tap_table import number, printable, stride_text
+from convprior.filters.tap_table import number, printable, shortened, stride_text
 
 if TYPE_CHECKING:
     from convprior.filters.tap_profile import TapProfile
@@ -18,7 +18,12 @@ _RANGES = (0.25, 0.5, 1.0)
 """Largest deviations on the color scale, in powers of two; beyond it the color stays."""
 _LONGEST = 19
 _RATIOS = {"centre_edge": "center/edge", "centre_corner": "center/corner"}
-_GROUPS = {"stride 1": BLUE, "larger stride": ORANGE, "depthwise": GREEN}
+_GROUPS = {
+    "stride 1": BLUE,
+    "stride unknown": BLUE,
+    "larger stride": ORANGE,
+    "depthwise": GREEN,
+}
 
 
 def tap_chart(profile: "TapProfile", *, style: bool = True) -> Any:
@@ -43,15 +48,15 @@ def heat_maps(profile: "TapProfile") -> Any:
     One color scale for all layers, symmetric in the logarithm: white is the mean. The title names
     the layer, its kernel and stride, and center / corner (center / edge where there is no corner).
     A one-dimensional kernel is a row; of a three-dimensional one the RMS over the
-    first axis is shown.
+    first axis is shown. Layers that are zero throughout are left out.
 
     Raises:
         InputError: all layers are 1x1.
     """
     alt = require("altair", "lab")
-    layers = _larger(profile)
+    layers = [layer for layer in _larger(profile) if bool(layer.rms.any())]
     rows = [row for at, layer in enumerate(layers) for row in _tiles(at, layer)]
-    spread = sorted(abs(row["power"]) for row in rows)
+    spread = sorted(abs(row["power"]) for row in rows) or [0.0]
     most = spread[int(0.95 * (len(spread) - 1))]  # one odd tap shall not pale all others
     limit = next((limit for limit in _RANGES if most <= limit), _RANGES[-1])
     legend = alt.Legend(
@@ -66,6 +71,8 @@ def heat_maps(profile: "TapProfile") -> Any:
         titleColor=INK,
         titleFontWeight="normal",
         titleLimit=400,
+        labelFontSize=12,
+        titleFontSize=12,
     )
     scale = alt.Scale(domain=[-limit, 0, limit], range=[BLUE, "#f7f7f7", VERMILION], clamp=True)
     axis = {"axis": None, "scale": alt.Scale(padding=0)}
@@ -132,7 +139,9 @@ def _ratio_panel(name: str, layers: Sequence[LayerTaps], labels: Sequence[str], 
     color = alt.Color(
         "group:N",
         scale=alt.Scale(domain=groups, range=[_GROUPS[group] for group in groups]),
-        legend=alt.Legend(title=None, orient="top", labelColor=INK) if len(groups) > 1 else None,
+        legend=alt.Legend(title=None, orient="top", labelColor=INK, labelFontSize=12)
+        if len(groups) > 1
+        else None,
     )
     one = alt.Chart(inline([{"ratio": 1}])).mark_rule(aria=False, color=INK, opacity=0.6)
     start = base.transform_filter("isValid(datum.initial)").mark_tick(
@@ -165,7 +174,7 @@ def _axis(low: float, high: float) -> Any:
 def _tiles(at: int, layer: LayerTaps) -> list[dict[str, Any]]:
     """One row a tap: place, and log2 of RMS over mean RMS."""
     squares = layer.rms.square()
-    squares = squares / squares.mean().clamp(min=1e-300)
+    squares = squares / squares.mean()
     while squares.ndim > 2:
         squares = squares.mean(0)
     grid = squares.view(1, -1) if squares.ndim == 1 else squares
@@ -192,7 +201,9 @@ def _mark(layer: LayerTaps, label: str, name: str) -> dict[str, Any]:
     group = "stride 1"
     if layer.kind.endswith("depthwise"):
         group = "depthwise"
-    elif layer.stride is not None and max(layer.stride) > 1:
+    elif layer.stride is None:
+        group = "stride unknown"
+    elif max(layer.stride) > 1:
         group = "larger stride"
     return {
         "label": label,
@@ -205,11 +216,10 @@ def _mark(layer: LayerTaps, label: str, name: str) -> dict[str, Any]:
 
 
 def _labels(layers: Sequence[LayerTaps]) -> list[str]:
-    """A different label for each layer: its name, shortened in the middle where it is long."""
+    """A different label for each layer."""
     labels: list[str] = []
     for layer in layers:
-        name = printable(layer.name)
-        label = name if len(name) <= 32 else f"{name[:14]}…{name[-17:]}"
+        label = shortened(layer.name, 32)
         labels.append(label if label not in labels else f"{label} ({len(labels) + 1})")
     return labels
 

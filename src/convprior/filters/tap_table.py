@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from convprior.filters.tap_profile import TapProfile
 
 _NONE = "-"
+_LONGEST = 40
+"""Characters of a name in the table."""
 _THIRDS = ("first third", "middle third", "last third")
 
 
@@ -67,6 +69,13 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text) or "(itself)"
 
 
+def shortened(name: str, longest: int) -> str:
+    """A name that loses its middle where it is longer; the end says more than the start."""
+    text = printable(name)
+    head = longest // 2 - 2
+    return text if len(text) <= longest else f"{text[:head]}…{text[head + 1 - longest :]}"
+
+
 def stride_text(stride: tuple[int, ...] | None) -> str:
     """``2``, ``2x1``, or ``?`` if unknown."""
     if stride is None:
@@ -93,7 +102,7 @@ def _cells(layer: LayerTaps, started: bool) -> list[str]:
 
     share = layer.centre_share
     return [
-        printable(layer.name),
+        shortened(layer.name, _LONGEST),
         layer.kind,
         size_text(layer.kernel_size),
         stride_text(layer.stride),

@@ -94,14 +94,14 @@ def _lead(profile: TapProfile) -> str:
         return "Every convolution is 1x1 (or 2x2), so no tap is nearer to the center than another."
     every = groups[0]
     corner = every["centre_corner"] is not None
-    ratio = every["centre_corner"] if corner else every["centre_edge"]
-    where = "corners" if corner else "ends"
+    name, where = ("centre_corner", "corners") if corner else ("centre_edge", "ends")
+    ratio, having = every[name], sum(getattr(layer, name) is not None for layer in profile)
     if ratio is None:
         return "No layer has a ratio: see the notes."
     rest = every["layers"] - every["above"] - every["below"]
     return (
         f"The center tap is {ratio:.2f} times as large as the {where} (geometric mean of "
-        f"{count(every['layers'], 'layer')}): larger in {every['above']}, smaller in "
+        f"{count(having, 'layer')}): larger in {every['above']}, smaller in "
         f"{every['below']}, not shown to differ in {rest}."
     )
 

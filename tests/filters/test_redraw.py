@@ -101,6 +101,14 @@ def test_a_prior_draws_the_convolutions_it_covers():
     assert_equal(values(plain), ours)
 
 
+@pytest.mark.parametrize("prior", [None, FilterPrior.locality(3)], ids=["own", "prior"])
+def test_equal_layers_draw_different_weights(prior):
+    net = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3))
+    redraw_(net, seed=1, prior=prior)
+    assert not torch.equal(net[0].weight, net[1].weight)
+    assert not torch.equal(net[0].bias, net[1].bias)
+
+
 def test_draws_from_a_prior_have_its_covariance():
     prior = FilterPrior.correlated(3, "matern32").scaled(FilterPrior.locality(3))
     net = nn.Sequential(nn.Conv2d(4, 30_000, 3, bias=False))

@@ -62,6 +62,20 @@ class StudyResult(Directive):
         return [_table(columns, rows), figure, sentences, *_conditions(data["rows"])]
 
 
+class Drawing(Directive):
+    """``{drawing} results/NAME/CHART.svg``: a committed chart, in the colors of the page."""
+
+    required_arguments = 1
+    has_content = False
+
+    def run(self) -> list[nodes.Node]:
+        path = ROOT / self.arguments[0]
+        self.state.document.settings.record_dependencies.add(str(path))
+        if not path.is_file():
+            raise self.error(f"no chart at {self.arguments[0]}")
+        return [nodes.raw("", f"<figure>{path.read_text()}</figure>", format="html")]
+
+
 def _load(directive: Directive, name: str) -> dict:
     path = ROOT / name
     directive.state.document.settings.record_dependencies.add(str(path))
@@ -109,4 +123,5 @@ def _row(values: list[object]) -> nodes.row:
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("measurement", Measurement)
     app.add_directive("study-result", StudyResult)
+    app.add_directive("drawing", Drawing)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,7 +1,7 @@
 """Does the correlation of what a layer sees predict where its filters are large?
 
-``python benchmarks/cohesion.py RUN [RUN ...]`` takes folders of finished runs and writes
-``benchmarks/cohesion.json`` and ``benchmarks/cohesion.svg``; nothing is trained. For each run,
+``python results/cohesion/predict.py RUN [RUN ...]`` takes folders of finished runs and writes
+``layers.json`` and ``layers.svg`` beside this file; nothing is trained. For each run,
 ``predict_taps`` measures the input of every convolution on images the run was judged on, and
 compares the most cohesive filter with the root mean square of the trained weights.
 
@@ -11,7 +11,8 @@ raw second moments are given beside it. Controls: "always 1", the best constant 
 the prediction from the inputs of the *untrained* network: where that does as well, training has
 not shaped the maps to fit the filters.
 
-``--sources`` measures image sets themselves, as a first layer sees them.
+``--sources NAME [NAME ...]`` instead measures image sets themselves, as a first layer sees them,
+and writes ``images.json``.
 """
 
 import argparse
@@ -38,43 +39,111 @@ from convprior.filters import (
 from convprior.filters.agreement import agreement
 from convprior.lab.data import DataRecipe, Prepared, batches, prepare
 from convprior.lab.report.drawing import render
+from convprior.lab.train.run import hardware
 from convprior.lab.train.saved import load_run
 
+FOLDER = Path(__file__).parent
 RATIO = "centre_corner"
 
 
 def main() -> None:
-    """Evaluates the runs and writes the results."""
+    """Evaluates runs, image sets, or both, and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="*", type=Path, help="folders of finished runs")
     parser.add_argument("--sources", nargs="*", default=[], help="image sets to measure")
     parser.add_argument("--images", type=int, default=2000, help="of each run and source")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     options = parser.parse_args()
-    sets = [measure_images(source, options.images) for source in options.sources]
-    for one in sets:
-        print(one["source"], one["3x3"]["centered"])
-    runs = []
-    for folder in options.runs:
-        runs.append(evaluate_run(folder, options.images, options.device))
-        # After each run: a long list that is cut short leaves what it has.
-        write_json(options.out, {**summary(runs, options.images), "image_sets": sets})
-    if runs:
-        write_atomic(options.out.with_suffix(".svg"), render(draw(runs)))
-    elif sets:
-        write_json(options.out, {**summary(runs, options.images), "image_sets": sets})
+    if options.sources:
+        sets = [measure_images(source, options.images) for source in options.sources]
+        write_json(FOLDER / "images.json", of_images(sets, options.images))
+    if options.runs:
+        runs = [evaluate_run(folder, options.images, options.device) for folder in options.runs]
+        write_json(FOLDER / "layers.json", of_layers(runs, options.images))
+        write_atomic(FOLDER / "layers.svg", render(draw(runs)))
 
 
-def summary(runs: list[dict[str, Any]], images: int) -> dict[str, Any]:
-    """The head of the results."""
+def of_images(sets: list[dict[str, Any]], images: int) -> dict[str, Any]:
+    """The image sets as a table, with everything measured below it."""
+    rows = [
+        [
+            one["source"],
+            f"{dict(map(tuple, one['3x3']['centered']['by_distance']))[1.0]:.3f}",
+            one["3x3"]["centered"]["exponential"][0],
+            one["3x3"]["centered"]["centre_edge"],
+            one["3x3"]["centered"]["centre_corner"],
+            one["5x5"]["centered"]["centre_corner"],
+        ]
+        for one in sets
+    ]
     return {
-        "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "convprior": __version__,
-        "torch": torch.__version__,
-        "images": images,
+        "title": "What an image set predicts for the filters of a first layer",
+        "columns": [
+            "images",
+            "correlation at 1 px",
+            "length scale of exp(-d/l), px",
+            "3x3 center/edge",
+            "3x3 center/corner",
+            "5x5 center/corner",
+        ],
+        "rows": rows,
+        "reading": "The correlation of a window's taps, channel means taken off, averaged over "
+        "training images, channels and positions; and the ratios of its leading eigenvector.",
+        **origin(f"{images:,} images a set", "--sources " + " ".join(o["source"] for o in sets)),
+        "image_sets": sets,
+    }
+
+
+def of_layers(runs: list[dict[str, Any]], images: int) -> dict[str, Any]:
+    """The runs as a table, with every layer below it."""
+    rows = []
+    for run in runs:
+        found, untrained = run["agreement"], run["agreement_untrained_inputs"]
+        if found is None:
+            continue
+        rank = found["spearman"]
+        rows.append(
+            [
+                run["model"],
+                f"{100 * run['accuracy']:.1f}",
+                found["layers"],
+                "" if rank is None else f"{rank['value']:+.2f} (p = {rank['p']:.2f})",
+                f"{found['error']:.3f}",
+                f"{found['error_of_one']:.3f}",
+                f"{found['error_of_constant']:.3f}",
+                "" if untrained is None else f"{untrained['error']:.3f}",
+            ]
+        )
+    return {
+        "title": "Does the correlation of a layer's input predict its center/corner ratio?",
+        "columns": [
+            "network",
+            "accuracy %",
+            "layers",
+            "rank correlation",
+            "error of the prediction",
+            'of "always 1"',
+            "of the best constant",
+            "of the untrained network's inputs",
+        ],
+        "rows": rows,
+        "reading": "Errors are means over layers of |log measured - log predicted|: 0.1 is about "
+        "ten percent. The best constant is chosen in hindsight. p counts random pairings of layers "
+        "with at least this rank correlation of either sign.",
+        **origin(f"{images:,} test images a network", "RUN ..."),
         "prediction": "leading eigenvector of the centered correlation of each layer's input",
         "runs": runs,
+    }
+
+
+def origin(n: str, arguments: str) -> dict[str, Any]:
+    """Where, when and with what it was measured."""
+    return {
+        "command": f"python results/cohesion/predict.py {arguments}",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "hardware": hardware(torch.device("cpu")),
+        "versions": {"convprior": __version__, "torch": torch.__version__},
+        "n": n,
     }
 
 

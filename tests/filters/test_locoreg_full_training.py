@@ -123,6 +123,15 @@ def test_an_amount_may_be_a_tensor():
 
 
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_large_weights_are_shrunk_in_pieces(memory, monkeypatch):
+    conv = nn.Conv2d(6, 7, 3, dtype=torch.float64).to(memory_format=memory)
+    expected = reference_precision_decay(conv.weight, PRECISION, 0.5, 0.1)
+    monkeypatch.setattr("convprior.filters.full_precision._PIECE", 100)
+    LocoReg(conv, 0.5, SMOOTH).decay_(0.1)
+    torch.testing.assert_close(conv.weight.detach(), expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
 def test_half_precision_is_multiplied_in_float32_and_rounded_once(memory):
     conv = nn.Conv2d(16, 16, 3).bfloat16().to(memory_format=memory)
     before = conv.weight.detach().clone()

@@ -165,17 +165,28 @@ def inspect(
     out: Annotated[
         Path | None, typer.Option(help="Draw or save: a .html, .svg, .json or .csv file.")
     ] = None,
+    save_prior: Annotated[
+        Path | None,
+        typer.Option(help="Keep the taps' covariances, pooled over the targets: `prior.file`."),
+    ] = None,
+    per: Annotated[
+        Literal["layer", "kernel_size"], typer.Option(help="One prior for each of these.")
+    ] = "layer",
 ) -> None:
     """Shows what a network learned: how large the center of its filters is, layer by layer.
 
     A finished run is compared with its own initial weights.
     """
+    from convprior.filters import measured_priors, save_priors
     from convprior.lab.report.taps import check_ending, inspect_taps, text, write_taps
 
     if out is not None:
         check_ending(out)
     found = inspect_taps(targets, pretrained=pretrained, model=model, layers=layers or ())
     typer.echo(text(found))
+    if save_prior is not None:
+        save_priors(save_prior, measured_priors([one.network for one in found], per=per))
+        typer.echo(f"\nprior saved: {save_prior}")
     if out is None:
         typer.echo("\nAdd --out taps.html to see the filters as heat maps.")
     else:

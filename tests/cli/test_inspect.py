@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from convprior.__main__ import main
-from convprior.filters import tap_profile
+from convprior.filters import load_priors, measured_priors, tap_profile
 from convprior.lab.data import DataRecipe
 from convprior.lab.train import BudgetRecipe, ModelRecipe, Recipe, train
 from convprior.models import create_model
@@ -134,6 +134,20 @@ def test_a_picture_of_several_networks(inspect: Run, hostile_file: Path, tmp_pat
     assert any("plain_cnn" in text for text in texts)
     assert sum("center/corner" in text for text in texts) >= 4
     assert not list(root.iter("{http://www.w3.org/2000/svg}script"))
+
+
+@pytest.mark.parametrize("per", ["layer", "kernel_size"])
+def test_a_prior_is_kept_for_recipes(
+    inspect: Run, run_folder: Path, tmp_path: Path, per: str
+) -> None:
+    found = inspect(run_folder, run_folder, "--save-prior", "priors.safetensors", "--per", per)
+    assert found.code == 0
+    assert "prior saved: priors.safetensors" in found.out
+    priors = load_priors(tmp_path / "priors.safetensors")
+    expected = measured_priors(run_folder, per=per)
+    assert priors.keys() == expected.keys()
+    for name, prior in priors.items():
+        torch.testing.assert_close(prior.covariance, expected[name].covariance)
 
 
 def test_a_networks_name_tells_the_strides_of_a_file(inspect: Run, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from convprior.errors import InputError
 from convprior.filters import FilterPrior, LocoReg, measured_priors
 from convprior.filters.reference_prior import reference_pooled_moments
+from convprior.models import create_model
 
 
 def seeded(seed=0):
@@ -183,6 +184,14 @@ def test_shrinkage_toward_a_family():
     torch.testing.assert_close(found.covariance, expected, rtol=1e-12, atol=1e-12)
     whole = FilterPrior.measured(weight, shrinkage=1.0, toward=target)
     torch.testing.assert_close(whole.covariance, target.covariance, rtol=1e-14, atol=1e-14)
+
+
+def test_layers_of_one_name_are_pooled_over_networks():
+    networks = [create_model("plain_cnn", small_input=True, width=4, seed=seed) for seed in (1, 2)]
+    pooled = measured_priors(networks, per="layer")
+    for name in pooled:
+        alone = [FilterPrior.measured(net, layer=name).covariance for net in networks]
+        torch.testing.assert_close(pooled[name].covariance, (alone[0] + alone[1]) / 2)
 
 
 def test_measured_priors_by_layer_and_by_kernel_size():

@@ -2,9 +2,9 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from convprior.errors import InputError
 from convprior.filters.filter_banks import FilterBank
@@ -15,7 +15,7 @@ from convprior.filters.tap_covariance import TapCovariance
 
 
 def measured_priors(
-    source: Source,
+    source: Source | Sequence[Source],
     *,
     per: Literal["layer", "kernel_size"] = "kernel_size",
     shrinkage: float = 0.0,
@@ -27,7 +27,8 @@ def measured_priors(
     Convolutions of one tap (1x1) have nothing to measure and are left out.
 
     Args:
-        source: as in :meth:`FilterPrior.measured`.
+        source: as in :meth:`FilterPrior.measured`, or a list of such: layers of one name are
+            pooled, as several seeds of one network have them.
         per: ``layer``: keys are layer names; ``kernel_size``: keys are ``"3x3"`` and the like.
         shrinkage: as in :meth:`FilterPrior.measured`.
         toward: as there; used for its own kernel size, the others shrink toward independent taps.
@@ -43,8 +44,10 @@ def measured_priors(
     """
     if per not in ("layer", "kernel_size"):
         raise InputError(f"per is {per!r}; choose 'layer' or 'kernel_size'")
+    several = isinstance(source, list | tuple)
+    sources = cast("Sequence[Source]", source if several else [source])
     groups: dict[str, list[FilterBank]] = {}
-    for bank in all_banks(source):
+    for bank in (bank for one in sources for bank in all_banks(one)):
         size = size_of(bank)
         if math.prod(size) > 1:
             key = bank.name if per == "layer" else "x".join(map(str, size))

@@ -8,6 +8,7 @@ from convprior import __version__
 from convprior._files import write_atomic, write_json
 from convprior.errors import InputError
 from convprior.filters import TapProfile, tap_profile
+from convprior.filters.filter_banks import Source
 from convprior.lab.report.targets import open_target
 from convprior.lab.study.tables import printable
 
@@ -24,11 +25,13 @@ class Inspected:
     Attributes:
         target: the path or name that the user gave.
         about: what it is.
+        network: a module or the weights by name.
         profile: of its convolutions.
     """
 
     target: str
     about: str
+    network: Source
     profile: TapProfile
 
 
@@ -61,7 +64,7 @@ def inspect_taps(
         except InputError as error:
             where = "" if name in str(error) else f"{name}: "
             raise InputError(f"{where}{error}") from error
-        found.append(Inspected(name, target.about, profile))
+        found.append(Inspected(name, target.about, target.network, profile))
     return found
 
 

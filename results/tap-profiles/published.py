@@ -33,6 +33,11 @@ Entry = dict[str, Any]
 # An entry of a manifest, as JavaScript writes it: keys without quotes, numbers like .5 and 1e-5.
 _ENTRY = re.compile(r'\{name:"[^"]+",shape:\[[\d,]*\],dtype:"\w+"(?:,quantization:\{[^}]*\})?\}')
 
+# What every layer of a network is called as well.
+_PADDING = re.compile(
+    r"^Mobilenet\w+/|/(depthwise_)?(kernel|weights)$|/Conv2D_weights$|/conv/filters$"
+)
+
 
 def nsfwjs(folder: Path) -> tuple[list[Entry], bytes]:
     """Manifest and bytes of a network that is packed into scripts."""
@@ -67,7 +72,7 @@ def convolutions(entries: list[Entry], data: bytes) -> Iterator[tuple[str, Tenso
         weight = (raw * step + rounding["min"] if step else raw).reshape(entry["shape"])
         # TensorFlow: (k_h, k_w, in, out), and (k_h, k_w, channels, 1) for a depthwise one.
         order = (2, 3, 0, 1) if "depthwise_" in entry["name"] else (3, 2, 0, 1)
-        name = entry["name"].split("/predict/")[-1].replace("/", ".")
+        name = _PADDING.sub("", entry["name"].split("/predict/")[-1]).replace("/", ".")
         yield name, weight.permute(order).contiguous(), step
     if offset != len(data):
         raise SystemExit(f"{len(data) - offset} bytes are left over: another version of the file?")
@@ -75,9 +80,7 @@ def convolutions(entries: list[Entry], data: bytes) -> Iterator[tuple[str, Tenso
 
 def by_depth(name: str) -> list[Any]:
     """The order of the layers, from their numbers; the stem has none and comes first."""
-    stem = (
-        0 if re.match(r"(Conv1|MobilenetV2\.Conv|MobilenetV1\.Conv2d_0|conv32_down)\b", name) else 1
-    )
+    stem = 0 if re.match(r"(Conv1|Conv|Conv2d_0_pointwise|conv32_down)$", name) else 1
     if name.startswith("Prediction"):
         stem = 2
     stage = re.match(r"conv(\d+)_(down_out|down|\d+)\.(conv\d)", name)

@@ -387,3 +387,28 @@ def test_the_table_is_aligned_and_stays_on_its_lines():
     assert repr(profile) == profile.table()
     start, end = profile[0].intervals["centre_edge"]
     assert f"{profile[0].centre_edge:.2f} [{start:.2f}, {end:.2f}]" in lines[2]
+
+
+def test_the_chart_has_a_tile_a_tap_and_a_mark_a_layer():
+    model = create_model("plain_cnn", small_input=True, width=8, seed=0)
+    profile = tap_profile(model, initial=model, draws=20)
+    spec = profile.chart().to_dict()
+    maps, depth = spec["vconcat"]
+
+    def rows(part):
+        data = part["data"]
+        return data.get("values") or spec["datasets"][data["name"]]
+
+    tiles = rows(maps)
+    assert len(tiles) == sum(layer.rms.numel() for layer in profile)
+    first = [tile["power"] for tile in tiles if tile["order"] == 0]
+    mean = profile[0].rms.square().mean().sqrt()
+    assert first == pytest.approx((profile[0].rms / mean).log2().flatten().tolist())
+    assert len(depth["hconcat"]) == 2
+    marks = rows(depth["hconcat"][1]["layer"][-1])
+    assert [mark["ratio"] for mark in marks] == [layer.centre_corner for layer in profile]
+    assert [(m["low"], m["high"]) for m in marks] == [
+        layer.intervals["centre_corner"] for layer in profile
+    ]
+    with pytest.raises(InputError, match="no taps to draw"):
+        tap_profile(nn.Conv2d(3, 3, 1)).chart()

@@ -35,8 +35,8 @@ class LayerTaps(TapRatios):
         kernel_size: of the layer.
         stride: of the layer, None if unknown.
         filters: number of output filters.
-        rms: (*kernel_size) float64, the root mean square of each tap over all filters.
-        mean_abs: (*kernel_size) float64, the mean magnitude likewise.
+        rms: float64 of the kernel's shape, the root mean square of each tap over all filters.
+        mean_abs: float64 of the kernel's shape, the mean magnitude likewise.
         uniform_share: the ``centre_share`` of taps of one size: center taps / taps.
         intervals: for ``centre_edge`` and ``centre_corner`` the bootstrap interval, or None.
         initial: the same ratios of the initial weights, if these were given.

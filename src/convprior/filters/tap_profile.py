@@ -153,8 +153,8 @@ def tap_profile(
     are of one size and the ratios 1; give ``initial`` where they were not (a locality prior), or
     to see the noise of a draw.
 
-    The interval of a ratio is the percentile bootstrap over output filters, which are the
-    independent unit, see :func:`~convprior.filters.bootstrap.bootstrap_sums`. It says how well
+    The interval of a ratio is the (expanded) percentile bootstrap over output filters, which are
+    the independent unit, see :mod:`convprior.filters.bootstrap`. It says how well
     this network's ratio is determined by its filters, not how much it varies between training
     runs: for that, profile several.
 
@@ -222,7 +222,8 @@ def _measure(
     if draws and known and len(sums) > 1:
         generator = torch.Generator().manual_seed(mix(seed, zlib.crc32(bank.name.encode())))
         drawn = center_ratios(bootstrap_sums(sums, draws, generator), regions)
-        intervals |= {name: percentile_interval(drawn[name], confidence) for name in known}
+        for name in known:
+            intervals[name] = percentile_interval(drawn[name], confidence, len(sums))
     share = float(moments[regions.center].sum()) / total if found and total else None
     return LayerTaps(
         centre_edge=known.get("centre_edge"),

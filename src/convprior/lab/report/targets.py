@@ -143,15 +143,16 @@ def _by_name(name: str, pretrained: bool) -> Target:
 
 def _unknown(name: str, error: InputError) -> str:
     """A path that does not exist, or a name that is not known: one sentence with what is near."""
-    path = Path(name)
     if name.startswith(_TIMM):
         return str(error)
+    path = Path(name)
+    is_path = len(path.parts) > 1 or path.suffix == ".safetensors"
     parent = path.parent
     while not parent.exists():
         path, parent = parent, parent.parent
     near = difflib.get_close_matches(path.name, [one.name for one in parent.iterdir()], n=3)
     meant = " or ".join(str(parent / one) for one in near)
-    if len(path.parts) > 1 or path.suffix == ".safetensors":
+    if is_path:
         fix = f"did you mean {meant}?" if meant else "correct the path"
         return f"there is no file or folder {name}; {fix}"
     return f"{error}, nor a file; near is {meant}" if meant else str(error)

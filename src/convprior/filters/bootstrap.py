@@ -32,9 +32,9 @@ def bootstrap_sums(sums: Tensor, draws: int, generator: torch.Generator | None =
 
 
 def percentile_interval(
-    values: Tensor, confidence: float, filters: int
+    values: Tensor, confidence: float, filters: int | None = None
 ) -> tuple[float, float] | None:
-    """The middle of the values, widened for few filters; None if one value is not finite.
+    """The middle of the values, widened if the number of filters is given.
 
     A plain percentile interval is too narrow at few filters: it lacks the factor
     ``sqrt(n / (n - 1))`` and the wider tails of Student's t. The expanded one cuts the tails
@@ -44,16 +44,20 @@ def percentile_interval(
     Args:
         values: (draws,) of a ratio.
         confidence: in (0, 1).
-        filters: n > 1, from which each draw was made.
+        filters: n > 1, of which each draw was made; None leaves the plain percentiles.
+
+    Returns:
+        Lower and upper end, or None if a value is not finite.
 
     Source: Hesterberg (2015, arXiv 1411.5279), the expanded percentile interval; the
     quantile by Abramowitz and Stegun 26.7.5.
     """
     if not bool(torch.isfinite(values).all()):
         return None
-    z = torch.special.ndtri(torch.tensor((1.0 - confidence) / 2.0, dtype=values.dtype))
-    freedom = filters - 1
-    t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-    tail = torch.special.ndtr(t * (filters / freedom) ** 0.5)
+    tail = torch.tensor((1.0 - confidence) / 2.0, dtype=values.dtype)
+    if filters is not None:
+        z, freedom = torch.special.ndtri(tail), filters - 1
+        t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+        tail = torch.special.ndtr(t * (filters / freedom) ** 0.5)
     low, high = torch.quantile(values, torch.stack([tail, 1.0 - tail]))
     return float(low), float(high)

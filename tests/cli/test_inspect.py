@@ -97,6 +97,15 @@ def test_numbers_are_those_of_the_library(inspect: Run, tmp_path: Path) -> None:
     ]
 
 
+def test_help_fits_the_terminal(inspect: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
+    result = inspect("--help")
+    assert result.code == 0
+    assert "--pretrained" in result.out
+    assert max(map(len, result.out.splitlines())) <= 100
+
+
 def test_layers_can_be_chosen(inspect: Run) -> None:
     out = inspect("resnet18", "--layers", "layer1.0.*", "--layers", "conv1").out
     assert "layer1.0.conv2" in out

@@ -12,7 +12,7 @@ from convprior.errors import InputError
 from convprior.filters import FilterPrior, save_priors
 from convprior.lab.train import ModelRecipe, PriorRecipe, Recipe, recipe_key
 from convprior.lab.train.optimizers import build_optimizer
-from convprior.lab.train.priors import build_prior, permuted, shape_filters_
+from convprior.lab.train.priors import build_prior, layer_priors, permuted, shape_filters_
 from convprior.models import create_model
 
 SMOOTH = FilterPrior.correlated(3, "matern32", 1.0)
@@ -74,6 +74,15 @@ def test_a_file_covers_layers_by_name_before_kernel_size_and_leaves_the_rest_pla
         plain = weight.double().square().sum()
         expected += penalty(weight, prior) if weight.shape[-1] == 3 else plain
     torch.testing.assert_close(term().double(), expected, rtol=1e-5, atol=0)
+
+
+def test_a_single_prior_covers_its_kernel_size(tmp_path: Path) -> None:
+    SMOOTH.save(tmp_path / "one.safetensors")
+    chosen = recipe(law="file", file=str(tmp_path / "one.safetensors"))
+    assert set(layer_priors(network(), chosen.prior, 0).values()) == {
+        SMOOTH,
+        FilterPrior.independent(1),
+    }
 
 
 def test_without_correlations_a_file_gives_the_costs_of_its_variances(
@@ -167,5 +176,5 @@ def test_a_file_for_another_network_is_refused(
     saved: Callable[[dict[str, FilterPrior]], str],
 ) -> None:
     path = saved({"features.0": SMOOTH})
-    with pytest.raises(InputError, match=r"has priors for features\.0, and no convolution"):
+    with pytest.raises(InputError, match=r"does not fit the network: .*'features\.0' matches no"):
         build_prior(network(), recipe(law="file", file=path))

@@ -6,12 +6,14 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from convprior._random import mix
 from convprior.errors import InputError
 from convprior.filters import FilterPrior, LocoReg, load_priors
+from convprior.filters.assignment import assign_priors
 from convprior.filters.gaussian import symmetric_root
-from convprior.filters.selection import ConvLayer, select_convolutions
+from convprior.filters.selection import select_convolutions
 from convprior.lab.train.recipe import PriorRecipe, Recipe, content_digest
 
 
@@ -65,26 +67,20 @@ def layer_priors(model: nn.Module, prior: PriorRecipe, seed: int) -> dict[str, F
     """The prior of every convolution of a model, by its name.
 
     Raises:
-        InputError: the file of priors has another content than the recipe was made with, or covers
-            no convolution of this network.
+        InputError: the file of priors has another content than the recipe was made with, or does
+            not fit this network.
     """
-    found = _load(prior) if prior.law == "file" else {}
-    layers = select_convolutions(model)
-    chosen = {layer.name: _layer_prior(layer, prior, found, seed) for layer in layers}
-    if found and not any(_entry(layer, found) for layer in layers):
-        raise InputError(
-            f"prior.file = {prior.file!r} has priors for {', '.join(list(found)[:5])}, and no "
-            "convolution of this network is among them; measure it on such a network"
-        )
-    return chosen
+    modules = {layer.name: layer.module for layer in select_convolutions(model)}
+    found = _from_file(modules, prior) if prior.law == "file" else {}
+    sizes = {name: tuple(module.kernel_size) for name, module in modules.items()}
+    return {name: _layer_prior(sizes[name], prior, found.get(name), seed) for name in modules}
 
 
 def _layer_prior(
-    layer: ConvLayer, prior: PriorRecipe, found: Mapping[str, FilterPrior], seed: int
+    size: tuple[int, ...], prior: PriorRecipe, measured: FilterPrior | None, seed: int
 ) -> FilterPrior:
-    size = tuple(layer.module.kernel_size)
     if prior.law == "file":
-        mine = _entry(layer, found) or FilterPrior.independent(size)
+        mine = measured or FilterPrior.independent(size)
         mine = mine.uncorrelated() if prior.uncorrelated else mine
     elif prior.law == "correlated":
         mine = FilterPrior.correlated(size, prior.family, prior.lengthscale)
@@ -96,11 +92,21 @@ def _layer_prior(
     return mine if prior.control is None else permuted(mine, seed)
 
 
-def _entry(layer: ConvLayer, found: Mapping[str, FilterPrior]) -> FilterPrior | None:
-    """The prior of a layer: that of its name, else that of its kernel size."""
-    size = tuple(layer.module.kernel_size)
-    prior = found.get(layer.name, found.get("x".join(map(str, size))))
-    return prior if prior is not None and prior.kernel_size == size else None
+def _from_file(modules: Mapping[str, _ConvNd], prior: PriorRecipe) -> dict[str, FilterPrior]:
+    assert prior.file is not None
+    if content_digest(prior.file) != prior.digest:
+        raise InputError(
+            f"prior.file = {prior.file!r} has changed since the recipe was made; restore it, or "
+            "start the study in another folder"
+        )
+    priors = load_priors(Path(prior.file).expanduser())
+    try:
+        # FilterPrior.save keeps one prior, for all layers of its kernel size.
+        return assign_priors(modules, priors["prior"] if list(priors) == ["prior"] else priors)
+    except InputError as error:
+        raise InputError(
+            f"prior.file = {prior.file!r} does not fit the network: {error}"
+        ) from error
 
 
 def permuted(prior: FilterPrior, seed: int) -> FilterPrior:
@@ -109,16 +115,6 @@ def permuted(prior: FilterPrior, seed: int) -> FilterPrior:
     order = torch.randperm(taps, generator=torch.Generator().manual_seed(mix(seed, taps)))
     variance = prior.variance.flatten()[order].view(prior.kernel_size)
     return FilterPrior(variance, prior.correlation[order][:, order])
-
-
-def _load(prior: PriorRecipe) -> dict[str, FilterPrior]:
-    assert prior.file is not None
-    if content_digest(prior.file) != prior.digest:
-        raise InputError(
-            f"prior.file = {prior.file!r} has changed since the recipe was made; restore it, or "
-            "start the study in another folder"
-        )
-    return load_priors(Path(prior.file).expanduser())
 
 
 def _strength(recipe: Recipe) -> float:

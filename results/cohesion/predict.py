@@ -36,7 +36,7 @@ from convprior.filters import (
     most_cohesive_filter,
     predict_taps,
 )
-from convprior.filters.agreement import agreement
+from convprior.filters.cohesion.agreement import agreement
 from convprior.lab.data import DataRecipe, Prepared, batches, prepare
 from convprior.lab.report.drawing import render
 from convprior.lab.train.run import hardware

@@ -6,7 +6,7 @@ from torch import nn
 
 from convprior.errors import InputError
 from convprior.filters import FilterPrior, LocoReg, measured_priors
-from convprior.filters.assignment import assign_priors
+from convprior.filters.prior.assignment import assign_priors
 from convprior.filters.selection import convolutions_of
 
 ONE, TWO, THREE = (FilterPrior.correlated(3, lengthscale=scale) for scale in (0.5, 1.0, 1.5))

@@ -15,8 +15,8 @@ from convprior.filters import (
     most_cohesive_filter,
     tap_correlation,
 )
-from convprior.filters.cohesion import cohesion_matrix
-from convprior.filters.reference_cohesion import (
+from convprior.filters.cohesion.cohesion import cohesion_matrix
+from convprior.filters.cohesion.reference import (
     reference_cohesion,
     reference_power_iteration,
     reference_relation,

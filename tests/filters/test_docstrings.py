@@ -6,21 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from convprior.filters import (
-    cohesion,
-    laws,
-    lengthscale,
-    locoreg,
-    predict,
-    prior,
-    spatial,
-    tap_algebra,
-)
+from convprior.filters import laws
+from convprior.filters.cohesion import cohesion, lengthscale, predict, spatial
+from convprior.filters.locoreg import locoreg
+from convprior.filters.prior import algebra, filter_prior
 
 
 @pytest.mark.parametrize(
     "module",
-    [cohesion, laws, lengthscale, locoreg, predict, prior, spatial, tap_algebra],
+    [algebra, cohesion, filter_prior, laws, lengthscale, locoreg, predict, spatial],
     ids=lambda module: module.__name__,
 )
 def test_examples(module):

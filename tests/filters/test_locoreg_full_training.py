@@ -18,7 +18,7 @@ from torch.nn.utils import parametrizations
 
 from convprior.errors import InputError
 from convprior.filters import FilterPrior, LocoReg
-from convprior.filters.full_precision import lay_out, shrink_
+from convprior.filters.locoreg.full_precision import lay_out, shrink_
 from convprior.filters.reference import reference_precision_decay, reference_precision_penalty
 
 SMOOTH = FilterPrior.correlated(3, "matern32", 1.0)
@@ -126,7 +126,7 @@ def test_an_amount_may_be_a_tensor():
 def test_large_weights_are_shrunk_in_pieces(memory, monkeypatch):
     conv = nn.Conv2d(6, 7, 3, dtype=torch.float64).to(memory_format=memory)
     expected = reference_precision_decay(conv.weight, PRECISION, 0.5, 0.1)
-    monkeypatch.setattr("convprior.filters.full_precision._PIECE", 100)
+    monkeypatch.setattr("convprior.filters.locoreg.full_precision._PIECE", 100)
     LocoReg(conv, 0.5, SMOOTH).decay_(0.1)
     torch.testing.assert_close(conv.weight.detach(), expected, rtol=1e-12, atol=1e-15)
 

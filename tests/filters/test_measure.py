@@ -11,7 +11,7 @@ from torch import nn
 
 from convprior.errors import InputError
 from convprior.filters import FilterPrior, LocoReg, measured_priors
-from convprior.filters.reference_prior import reference_pooled_moments
+from convprior.filters.prior.reference import reference_pooled_moments
 from convprior.models import create_model
 
 

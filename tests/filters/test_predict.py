@@ -15,8 +15,8 @@ from convprior.filters import (
     spatial_correlation,
     tap_profile,
 )
-from convprior.filters.agreement import agreement, mean_ranks, pearson
-from convprior.filters.listening import run_listening
+from convprior.filters.cohesion.agreement import agreement, mean_ranks, pearson
+from convprior.filters.cohesion.listening import run_listening
 from convprior.models import create_model
 
 

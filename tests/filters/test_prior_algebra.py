@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from convprior.errors import InputError
 from convprior.filters import FilterPrior
-from convprior.filters.reference_prior import (
+from convprior.filters.prior.reference import (
     reference_kronecker,
     reference_product,
     reference_pseudo_inverse,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from convprior.filters import FilterPrior
-from convprior.filters.prior_text import neighbor_correlations
+from convprior.filters.prior.text import neighbor_correlations
 
 PRIORS = [
     FilterPrior.locality(3),

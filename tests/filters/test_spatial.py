@@ -16,7 +16,7 @@ from convprior.filters import (
     spatial_correlation,
     tap_correlation,
 )
-from convprior.filters.reference_cohesion import reference_spatial_covariance
+from convprior.filters.cohesion.reference import reference_spatial_covariance
 
 
 def noise(*shape, seed=0):

@@ -8,7 +8,7 @@ from scipy.stats import t
 from torch import nn
 
 from convprior.filters import tap_profile
-from convprior.filters.bootstrap import bootstrap_sums, percentile_interval
+from convprior.filters.taps.bootstrap import bootstrap_sums, percentile_interval
 
 
 def test_a_draw_is_the_sum_over_filters_taken_with_replacement():

@@ -20,9 +20,9 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from convprior.errors import InputError
 from convprior.filters import tap_distances, tap_profile
-from convprior.filters.rank_correlation import distance_correlation
-from convprior.filters.reference_taps import reference_taps
-from convprior.filters.tap_regions import tap_regions
+from convprior.filters.taps.rank_correlation import distance_correlation
+from convprior.filters.taps.reference import reference_taps
+from convprior.filters.taps.regions import tap_regions
 from convprior.models import create_model
 
 RATIOS = ("centre_edge", "centre_corner", "centre_share")
@@ -43,7 +43,7 @@ def conv(kernel=3, **options) -> nn.Conv2d:
 
 
 def test_the_example_in_the_docstring():
-    module = sys.modules["convprior.filters.tap_profile"]
+    module = sys.modules["convprior.filters.taps.profile"]
     result = doctest.testmod(module, globs={**vars(module), "torch": torch})
     assert result.attempted > 0
     assert result.failed == 0

@@ -8,24 +8,24 @@ file. :class:`LocoReg` is the weight decay of a network that follows from it or 
 them. ``reference*`` hold the oracles.
 """
 
-from convprior.filters.agreement import Agreement
-from convprior.filters.cohesion import closeness, feature_cohesion, most_cohesive_filter
-from convprior.filters.families import tap_correlation
-from convprior.filters.laws import tap_costs, tap_distances
-from convprior.filters.layer_taps import LayerTaps
-from convprior.filters.lengthscale import (
+from convprior.filters.cohesion.agreement import Agreement
+from convprior.filters.cohesion.cohesion import closeness, feature_cohesion, most_cohesive_filter
+from convprior.filters.cohesion.lengthscale import (
     LengthscaleFit,
     correlation_by_distance,
     fit_lengthscale,
 )
-from convprior.filters.locoreg import LocoReg
-from convprior.filters.predict import predict_taps
-from convprior.filters.prediction import LayerPrediction, TapPrediction
-from convprior.filters.prior import FilterPrior
-from convprior.filters.prior_sets import load_priors, measured_priors, save_priors
-from convprior.filters.redraw import redraw_
-from convprior.filters.spatial import SpatialCorrelation, spatial_correlation
-from convprior.filters.tap_profile import TapProfile, tap_profile
+from convprior.filters.cohesion.predict import predict_taps
+from convprior.filters.cohesion.prediction import LayerPrediction, TapPrediction
+from convprior.filters.cohesion.spatial import SpatialCorrelation, spatial_correlation
+from convprior.filters.families import tap_correlation
+from convprior.filters.laws import tap_costs, tap_distances
+from convprior.filters.locoreg.locoreg import LocoReg
+from convprior.filters.prior.filter_prior import FilterPrior
+from convprior.filters.prior.redraw import redraw_
+from convprior.filters.prior.sets import load_priors, measured_priors, save_priors
+from convprior.filters.taps.layer import LayerTaps
+from convprior.filters.taps.profile import TapProfile, tap_profile
 
 __all__ = [
     "Agreement",

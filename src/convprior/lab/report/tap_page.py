@@ -9,9 +9,9 @@ from convprior import __version__
 from convprior._optional import require
 from convprior.errors import InputError
 from convprior.filters import LayerTaps, TapProfile
-from convprior.filters.layer_taps import size_text
-from convprior.filters.tap_chart import depth_chart, heat_maps, tap_chart
-from convprior.filters.tap_table import number, printable, stride_text, with_interval
+from convprior.filters.taps.chart import depth_chart, heat_maps, tap_chart
+from convprior.filters.taps.layer import size_text
+from convprior.filters.taps.table import number, printable, stride_text, with_interval
 from convprior.lab.report.drawing import render
 from convprior.lab.study.wording import count
 

@@ -11,8 +11,8 @@ from torch.nn.modules.conv import _ConvNd
 from convprior._random import mix
 from convprior.errors import InputError
 from convprior.filters import FilterPrior, LocoReg, load_priors
-from convprior.filters.assignment import assign_priors
-from convprior.filters.gaussian import symmetric_root
+from convprior.filters.prior.assignment import assign_priors
+from convprior.filters.prior.gaussian import symmetric_root
 from convprior.filters.selection import select_convolutions
 from convprior.lab.train.recipe import PriorRecipe, Recipe, content_digest
 

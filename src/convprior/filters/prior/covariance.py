@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from convprior.errors import InputError
-from convprior.filters.gaussian import (
+from convprior.filters.laws import as_kernel_size
+from convprior.filters.prior.gaussian import (
     ROUNDING,
     axis_factors,
     check_correlation,
     range_inverse,
     sum_normalized,
 )
-from convprior.filters.laws import as_kernel_size
 
 
 class TapCovariance:

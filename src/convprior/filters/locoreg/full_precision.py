@@ -17,8 +17,8 @@ from torch import Tensor
 from convprior._random import mix
 from convprior.errors import InputError
 from convprior.filters.laws import Control
-from convprior.filters.multi_tensor import HALF
-from convprior.filters.prior import FilterPrior
+from convprior.filters.locoreg.multi_tensor import HALF
+from convprior.filters.prior.filter_prior import FilterPrior
 
 # Numbers: a larger product leaves the cache and costs page faults (measured: twice the time).
 _PIECE = 1 << 18

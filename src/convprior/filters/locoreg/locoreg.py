@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from convprior.errors import InputError
-from convprior.filters.assignment import Priors
-from convprior.filters.coverage import (
+from convprior.filters.laws import Control, Law
+from convprior.filters.locoreg.coverage import (
     Covered,
     cover,
     covered_layers,
@@ -23,17 +23,17 @@ from convprior.filters.coverage import (
     other_convolutions,
     uncovered_layers,
 )
-from convprior.filters.double_decay import (
+from convprior.filters.locoreg.double_decay import (
     refuse_double_decay,
     refuse_lost_decay,
     undecayed_groups,
 )
-from convprior.filters.full_precision import add_precision_gradients_, shrink_
-from convprior.filters.laws import Control, Law
-from convprior.filters.multi_tensor import local
-from convprior.filters.prepared import Prepared
-from convprior.filters.prior import FilterPrior
-from convprior.filters.rates import Rate, amount, rates_of
+from convprior.filters.locoreg.full_precision import add_precision_gradients_, shrink_
+from convprior.filters.locoreg.multi_tensor import local
+from convprior.filters.locoreg.prepared import Prepared
+from convprior.filters.locoreg.rates import Rate, amount, rates_of
+from convprior.filters.prior.assignment import Priors
+from convprior.filters.prior.filter_prior import FilterPrior
 from convprior.filters.selection import Schedule, Selection
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from convprior._drawing import INK, inline, styled
 from convprior._optional import require
-from convprior.filters.tap_covariance import TapCovariance
+from convprior.filters.prior.covariance import TapCovariance
 
 _SIDE, _MATRIX = 34, 240  # pixels: of a tap, of the correlation matrix
 _LINE = 80  # characters of the title

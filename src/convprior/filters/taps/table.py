@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from convprior.filters.layer_taps import LayerTaps, size_text
+from convprior.filters.taps.layer import LayerTaps, size_text
 
 if TYPE_CHECKING:
-    from convprior.filters.tap_profile import TapProfile
+    from convprior.filters.taps.profile import TapProfile
 
 _NONE = "-"
 _LONGEST = 40
@@ -43,7 +43,7 @@ def text_table(profile: "TapProfile") -> str:
 
 
 def summarize(profile: "TapProfile") -> list[dict[str, Any]]:
-    """See :meth:`convprior.filters.tap_profile.TapProfile.summary`."""
+    """See :meth:`convprior.filters.TapProfile.summary`."""
     layers = [layer for layer in profile if layer.intervals]
     if not layers:
         return []

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from convprior.filters.tap_regions import tap_rings
+from convprior.filters.taps.regions import tap_rings
 
 _BITS = 12
 """Kept of a magnitude's mantissa: 13 significant bits with the leading one."""

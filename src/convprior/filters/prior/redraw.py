@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from convprior._random import mix
 from convprior.errors import InputError
-from convprior.filters.assignment import Priors, assign_priors
+from convprior.filters.prior.assignment import Priors, assign_priors
 from convprior.filters.selection import convolutions_of, unwrap
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from convprior.filters.tap_covariance import TapCovariance
+from convprior.filters.prior.covariance import TapCovariance
 
 
 def describe(prior: TapCovariance) -> str:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from convprior.errors import InputError
-from convprior.filters.assignment import Priors, assign_priors
-from convprior.filters.full_precision import precision_matrix
 from convprior.filters.laws import Control, Law, costs_of_shape, tap_costs
-from convprior.filters.prior import FilterPrior
+from convprior.filters.locoreg.full_precision import precision_matrix
+from convprior.filters.prior.assignment import Priors, assign_priors
+from convprior.filters.prior.filter_prior import FilterPrior
 from convprior.filters.selection import (
     ConvLayer,
     Schedule,

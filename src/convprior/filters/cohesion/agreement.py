@@ -8,7 +8,7 @@ from torch import Tensor
 
 from convprior._random import mix
 from convprior.errors import InputError
-from convprior.filters.bootstrap import percentile_interval
+from convprior.filters.taps.bootstrap import percentile_interval
 
 _LEAST = 4
 """Layers that a correlation needs before it is reported: of three, one in six orders is right."""

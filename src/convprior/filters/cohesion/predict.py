@@ -4,14 +4,14 @@ import torch
 from torch import Tensor, nn
 
 from convprior.errors import InputError
-from convprior.filters.cohesion import most_cohesive_filter
+from convprior.filters.cohesion.cohesion import most_cohesive_filter
+from convprior.filters.cohesion.lengthscale import fit_lengthscale
+from convprior.filters.cohesion.listening import Images, Listener, evaluating, run_listening
+from convprior.filters.cohesion.prediction import Expected, LayerPrediction, TapPrediction
+from convprior.filters.cohesion.spatial import SpatialCorrelation
 from convprior.filters.filter_banks import FilterBank, filter_banks
-from convprior.filters.lengthscale import fit_lengthscale
-from convprior.filters.listening import Images, Listener, evaluating, run_listening
-from convprior.filters.prediction import Expected, LayerPrediction, TapPrediction
 from convprior.filters.selection import ConvLayer, Selection, select_convolutions
-from convprior.filters.spatial import SpatialCorrelation
-from convprior.filters.tap_regions import center_ratios, tap_regions
+from convprior.filters.taps.regions import center_ratios, tap_regions
 
 
 def predict_taps(

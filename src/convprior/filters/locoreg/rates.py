@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from convprior.errors import InputError
-from convprior.filters.coverage import Covered
+from convprior.filters.locoreg.coverage import Covered
 
 Rate = float | Tensor
 

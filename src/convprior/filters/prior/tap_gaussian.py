@@ -9,8 +9,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized
 
 from convprior.errors import InputError
-from convprior.filters.gaussian import symmetric_root
-from convprior.filters.tap_algebra import TapAlgebra
+from convprior.filters.prior.algebra import TapAlgebra
+from convprior.filters.prior.gaussian import symmetric_root
 
 Scale = Literal["trace", "sum"]
 

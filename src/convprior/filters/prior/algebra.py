@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from convprior.errors import InputError
-from convprior.filters.gaussian import split_covariance
-from convprior.filters.tap_covariance import TapCovariance
+from convprior.filters.prior.covariance import TapCovariance
+from convprior.filters.prior.gaussian import split_covariance
 
 
 class TapAlgebra(TapCovariance):

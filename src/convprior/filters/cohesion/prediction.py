@@ -10,9 +10,9 @@ from torch import Tensor
 
 from convprior._files import write_json
 from convprior.errors import InputError
-from convprior.filters.agreement import Agreement, agreement
-from convprior.filters.lengthscale import LengthscaleFit
-from convprior.filters.tap_table import printable
+from convprior.filters.cohesion.agreement import Agreement, agreement
+from convprior.filters.cohesion.lengthscale import LengthscaleFit
+from convprior.filters.taps.table import printable
 
 Moments = Literal["centered", "raw"]
 Ratio = Literal["centre_corner", "centre_edge"]
@@ -202,7 +202,7 @@ class TapPrediction(Sequence[LayerPrediction]):
         Raises:
             MissingExtraError: altair is absent.
         """
-        from convprior.filters.prediction_chart import draw_prediction
+        from convprior.filters.cohesion.chart import draw_prediction
 
         return draw_prediction(self.rows(), _one_of(ratio, Ratio))
 

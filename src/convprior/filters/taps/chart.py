@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from convprior._drawing import BLUE, GREEN, INK, ORANGE, QUIET, VERMILION, inline, styled
 from convprior._optional import require
 from convprior.errors import InputError
-from convprior.filters.layer_taps import LayerTaps, size_text
-from convprior.filters.tap_table import number, printable, shortened, stride_text
+from convprior.filters.taps.layer import LayerTaps, size_text
+from convprior.filters.taps.table import number, printable, shortened, stride_text
 
 if TYPE_CHECKING:
-    from convprior.filters.tap_profile import TapProfile
+    from convprior.filters.taps.profile import TapProfile
 
 _COLUMNS, _PANEL, _WIDTH = 6, 104, 300
 _RANGES = (0.25, 0.5, 1.0)

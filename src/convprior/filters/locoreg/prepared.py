@@ -5,11 +5,11 @@ from typing import Any
 
 from torch import Tensor
 
-from convprior.filters.coverage import Covered
-from convprior.filters.full_precision import lay_out, precision_squares
-from convprior.filters.gaussian import symmetric_root
-from convprior.filters.multi_tensor import tile, tile_key, weighted_squares
-from convprior.filters.rates import Rate, shrinkage
+from convprior.filters.locoreg.coverage import Covered
+from convprior.filters.locoreg.full_precision import lay_out, precision_squares
+from convprior.filters.locoreg.multi_tensor import tile, tile_key, weighted_squares
+from convprior.filters.locoreg.rates import Rate, shrinkage
+from convprior.filters.prior.gaussian import symmetric_root
 
 
 class Prepared:

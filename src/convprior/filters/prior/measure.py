@@ -8,7 +8,7 @@ from torch import Tensor
 from convprior.errors import InputError
 from convprior.filters.filter_banks import FilterBank
 from convprior.filters.laws import tap_distances
-from convprior.filters.sources import size_of
+from convprior.filters.prior.sources import size_of
 
 
 def pooled_moments(banks: Sequence[FilterBank]) -> Tensor:

@@ -14,12 +14,12 @@ from convprior._files import write_atomic, write_json
 from convprior._random import mix
 from convprior._version import __version__
 from convprior.errors import InputError
-from convprior.filters.bootstrap import bootstrap_sums, percentile_interval
 from convprior.filters.filter_banks import FilterBank, Source, filter_banks
-from convprior.filters.layer_taps import LayerTaps, TapRatios
-from convprior.filters.rank_correlation import distance_correlation
 from convprior.filters.selection import Selection
-from convprior.filters.tap_regions import TapRegions, center_ratios, tap_regions
+from convprior.filters.taps.bootstrap import bootstrap_sums, percentile_interval
+from convprior.filters.taps.layer import LayerTaps, TapRatios
+from convprior.filters.taps.rank_correlation import distance_correlation
+from convprior.filters.taps.regions import TapRegions, center_ratios, tap_regions
 
 FORMAT = 1
 """Of the JSON that :meth:`TapProfile.save` writes."""
@@ -66,7 +66,7 @@ class TapProfile(Sequence[LayerTaps]):
 
     def table(self) -> str:
         """The profile as aligned text: a line a layer, and below it the summary."""
-        from convprior.filters.tap_table import text_table
+        from convprior.filters.taps.table import text_table
 
         return text_table(self)
 
@@ -78,7 +78,7 @@ class TapProfile(Sequence[LayerTaps]):
         ``centre_corner`` (``centre_edge`` where there is no corner) lies above or below 1.
         Pointwise layers, which have no ratio, are left out.
         """
-        from convprior.filters.tap_table import summarize
+        from convprior.filters.taps.table import summarize
 
         return summarize(self)
 
@@ -131,7 +131,7 @@ class TapProfile(Sequence[LayerTaps]):
             InputError: no layer is larger than 1x1.
             MissingExtraError: altair is not installed.
         """
-        from convprior.filters.tap_chart import tap_chart
+        from convprior.filters.taps.chart import tap_chart
 
         return tap_chart(self)
 
@@ -154,7 +154,7 @@ def tap_profile(
     to see the noise of a draw.
 
     The interval of a ratio is the (expanded) percentile bootstrap over output filters, which are
-    the independent unit, see :mod:`convprior.filters.bootstrap`. It says how well
+    the independent unit, see ``taps.bootstrap``. It says how well
     this network's ratio is determined by its filters, not how much it varies between training
     runs: for that, profile several.
 

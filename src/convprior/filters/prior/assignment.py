@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from torch.nn.modules.conv import _ConvNd
 
 from convprior.errors import InputError
-from convprior.filters.prior import FilterPrior
+from convprior.filters.prior.filter_prior import FilterPrior
 from convprior.filters.selection import listing, matches
 
 Priors = FilterPrior | Mapping[str, FilterPrior]

@@ -1,0 +1,1 @@
+"""Feature cohesion: why the center could be large, and a prediction to test it."""

@@ -1,0 +1,1 @@
+"""LocoReg: a prior as weight decay of a whole network."""

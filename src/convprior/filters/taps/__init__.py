@@ -1,0 +1,1 @@
+"""Tap profiles: how large the taps of a network's filters are."""

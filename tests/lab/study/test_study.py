@@ -55,9 +55,9 @@ def training(folder):
     """The cell that is being trained, when one is, and the process that does it."""
     for cell in folder.glob("cells/*"):
         if (cell / "recipe.json").exists() and not (cell / "metrics.json").exists():
-            pid = int((cell / "lock").read_text())
-            if Path(f"/proc/{pid}").exists() and not (cell / "error.json").exists():
-                return cell, pid
+            pid = (cell / "lock").read_text()  # empty for a moment, before its owner signs it
+            if pid and Path(f"/proc/{pid}").exists() and not (cell / "error.json").exists():
+                return cell, int(pid)
     return None
 
 

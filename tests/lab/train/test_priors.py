@@ -165,11 +165,42 @@ def test_a_file_is_part_of_the_recipe_by_its_content(
         ({"law": "correlated", "lengthscale": 0.0}, "prior.lengthscale = 0.0 must be > 0"),
         ({"init": True}, "prior.init = True changes nothing"),
         ({"law": "quadratic", "regularize": False}, "set prior.init = true too"),
+        ({"law": "linear", "floor": 1.0, "control": "permuted"}, "prior.control changes nothing"),
+        (
+            {"law": "linear", "init": True, "init_floor": 1.0, "regularize": False},
+            "draws plain initial filters",
+        ),
     ],
 )
 def test_wrong_slots_are_refused(prior: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         PriorRecipe(**prior)
+
+
+@pytest.mark.parametrize(
+    ("prior", "same"),
+    [
+        ({"floor": 0.5, "family": "exponential", "file": "none"}, {}),
+        ({"law": "linear", "lengthscale": 2.0, "uncorrelated": True}, {"law": "linear"}),
+        ({"law": "linear", "init_floor": 0.5}, {"law": "linear"}),
+        ({"law": "correlated", "file": "none", "digest": "0"}, {"law": "correlated"}),
+    ],
+)
+def test_keys_without_effect_make_no_other_recipe(
+    prior: dict[str, Any], same: dict[str, Any]
+) -> None:
+    assert recipe_key(recipe(**prior)) == recipe_key(recipe(**same))
+
+
+def test_a_singular_file_is_refused_before_training(
+    saved: Callable[[dict[str, FilterPrior]], str],
+) -> None:
+    few = FilterPrior.measured(torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(0)))
+    path = saved({"conv1": few})
+    with pytest.raises(InputError, match=r"prior of 'conv1' is singular \(rank 8 of 9.*shrinkage"):
+        build_prior(network(), recipe(law="file", file=path))
+    model = network()
+    shape_filters_(model, recipe(law="file", file=path, init=True, regularize=False))
 
 
 def test_a_file_for_another_network_is_refused(

@@ -38,7 +38,9 @@ def build_prior(model: nn.Module, recipe: Recipe) -> LocoReg | None:
     if law == "uniform":
         return LocoReg(model, strength, floor=1.0)
     if law == "correlated" or law == "file":
-        return LocoReg(model, strength, layer_priors(model, prior, recipe.seed), prior.floor)
+        priors = layer_priors(model, prior, recipe.seed)
+        _refuse_singular(priors, prior)
+        return LocoReg(model, strength, priors, prior.floor)
     return LocoReg(model, strength, law, prior.floor, control=prior.control, seed=recipe.seed)
 
 
@@ -115,6 +117,18 @@ def permuted(prior: FilterPrior, seed: int) -> FilterPrior:
     order = torch.randperm(taps, generator=torch.Generator().manual_seed(mix(seed, taps)))
     variance = prior.variance.flatten()[order].view(prior.kernel_size)
     return FilterPrior(variance, prior.correlation[order][:, order])
+
+
+def _refuse_singular(priors: Mapping[str, FilterPrior], slot: PriorRecipe) -> None:
+    for name, prior in priors.items():
+        if prior.is_singular:
+            taps, fix = prior.variance.numel(), "lower prior.lengthscale"
+            if slot.law == "file":
+                fix = "save it again with `convprior inspect --save-prior --shrinkage 0.1`"
+            raise InputError(
+                f"the prior of {name!r} is singular (rank {prior.rank} of {taps}), so there is no "
+                f"decay by it; {fix}, or only draw from it: regularize = false, init = true"
+            )
 
 
 def _strength(recipe: Recipe) -> float:

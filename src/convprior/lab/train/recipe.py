@@ -7,7 +7,7 @@ training needs nothing but torch; where pydantic is installed it validates them 
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -110,7 +110,7 @@ class PriorRecipe:
             self.control != "reversed" or self.law not in ("correlated", "file"),
             "prior.control",
             self.control,
-            f"is no control of prior.law = {self.law!r}, which has no dearest tap; use 'permuted'",
+            f"turns a law of distance around and prior.law = {self.law!r} is none; use 'permuted'",
         )
         require(
             not self.init or self.law != "uniform",
@@ -124,10 +124,39 @@ class PriorRecipe:
             self.regularize,
             "leaves the prior without effect; set prior.init = true too",
         )
+        by_distance = self.law not in ("uniform", "correlated", "file")
+        require(
+            self.floor < 1 or self.control is None or self.init,
+            "prior.floor",
+            self.floor,
+            "makes every tap cost the same, so that prior.control changes nothing; lower it",
+        )
+        require(
+            self.init_floor < 1 or self.regularize or not by_distance,
+            "prior.init_floor",
+            self.init_floor,
+            "draws plain initial filters, so that the prior has no effect; lower it",
+        )
         if self.law == "file":
             require(self.file is not None, "prior.file", self.file, "must name a file of priors")
-            if self.digest is None:
-                object.__setattr__(self, "digest", content_digest(str(self.file)))
+        self._drop_unused(by_distance)
+        if self.law == "file" and self.digest is None:
+            object.__setattr__(self, "digest", content_digest(str(self.file)))
+
+    def _drop_unused(self, by_distance: bool) -> None:
+        """Keys without effect take their defaults, so that equal experiments are equal recipes."""
+        used = {
+            "floor": self.law != "uniform" and self.regularize,
+            "family": self.law == "correlated",
+            "lengthscale": self.law == "correlated",
+            "file": self.law == "file",
+            "digest": self.law == "file",
+            "uncorrelated": self.law == "file",
+            "init_floor": self.init and by_distance,
+        }
+        for entry in fields(self):
+            if not used.get(entry.name, True):
+                object.__setattr__(self, entry.name, entry.default)
 
 
 def content_digest(path: str) -> str:

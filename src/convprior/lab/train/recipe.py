@@ -81,7 +81,8 @@ class PriorRecipe:
     uncorrelated: bool = False
     """Of the file, use the variances of the taps alone."""
     control: Literal["reversed", "permuted"] | None = None
-    """The same costs on the wrong taps: `reversed` (dear center) or `permuted` (shuffled)."""
+    """`reversed`: the costs turned around, dearest at the center; `permuted`: the same costs on
+    shuffled taps."""
     regularize: bool = True
     """Decay by the law; `false` leaves plain decay, so that `init` acts alone."""
     form: Literal["auto", "penalty", "decoupled"] = "auto"

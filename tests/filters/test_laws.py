@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from convprior.errors import InputError
 from convprior.filters import tap_costs, tap_distances
+from convprior.filters.laws import as_kernel_size, changing_permutation, costs_of_shape
 from convprior.filters.reference import reference_tap_costs
 
 LAWS = ["quadratic", "linear", "geometric", "gaussian", "two_level"]
@@ -130,6 +132,28 @@ def test_geometric_mean_normalization(law, size, floor):
     torch.testing.assert_close(costs / costs.mean(), plain, rtol=1e-10, atol=1e-12)
 
 
+def test_one_permutation_for_all_controls():
+    values = torch.tensor([1.0, 2.0, 1.0])
+    orders = [
+        changing_permutation(3, seed, lambda o: bool((values[o] != values).any()))
+        for seed in range(30)
+    ]
+    assert all(not torch.equal(values[order], values) for order in orders)
+    assert {tuple(order.sort().values.tolist()) for order in orders} == {(0, 1, 2)}
+    shape = torch.arange(9.0).view(3, 3)
+    order = changing_permutation(9, 4, lambda _: True)
+    costs = costs_of_shape(shape, control="permuted", seed=4)
+    assert torch.equal(costs, costs_of_shape(shape).flatten()[order].view(3, 3))
+
+
+@pytest.mark.parametrize("integer", [np.int64, np.int32, np.uint8])
+def test_integers_of_numpy_are_sizes(integer):
+    assert torch.equal(tap_costs(integer(3)), tap_costs(3))
+    stretched = tap_costs((integer(3), 5), "gaussian", dilation=integer(2))
+    assert torch.equal(stretched, tap_costs((3, 5), "gaussian", dilation=2))
+    assert all(type(k) is int for k in as_kernel_size(integer(3)))
+
+
 def test_pixels_change_only_the_laws_with_a_length():
     for law in LAWS:
         same = torch.allclose(tap_costs(3, law, dilation=2), tap_costs(3, law))
@@ -143,6 +167,19 @@ def test_pixels_change_only_the_laws_with_a_length():
     [
         ({"floor": -0.1}, "floor is -0.1"),
         ({"floor": math.nan}, "floor is nan"),
+        ({"floor": "a"}, "floor is 'a'"),
+        ({"law": "quadratc"}, "law is 'quadratc'; did you mean 'quadratic'"),
+        ({"law": 3}, "law is 3; choose one of quadratic"),
+        ({"law": "gaussian", "parameter": 1e200}, r"1e\+200; give a number > 0.*1e\+100"),
+        ({"law": "gaussian", "parameter": 1e-200}, "1e-200; give a number > 0"),
+        ({"law": "gaussian", "parameter": "wide"}, "parameter of 'gaussian' is 'wide'"),
+        ({"kernel_size": None}, "kernel_size is None"),
+        ({"kernel_size": 3.0}, "kernel_size is 3.0"),
+        ({"kernel_size": True}, "kernel_size is True"),
+        ({"kernel_size": 1, "control": "x"}, "control is 'x'"),
+        ({"dilation": 10**10}, "dilation 10000000000 is too large"),
+        ({"dilation": 0}, "dilation is"),
+        ({"dilation": None}, "dilation is None"),
         ({"law": "cubic"}, "law is 'cubic'; choose one of quadratic"),
         ({"law": "linear", "parameter": 2.0}, "has no parameter"),
         ({"law": "geometric", "parameter": 1.0}, "number > 1"),

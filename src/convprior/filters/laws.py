@@ -7,8 +7,10 @@ and the normalization here are our choice, and none of them is "the paper's".
 
 import math
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from itertools import count
-from typing import Literal, get_args
+from numbers import Integral, Real
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -23,6 +25,9 @@ Normalize = Literal["mean", "geomean"]
 
 # Growth per tap of the geometric law and width in taps of the gaussian one: our choice.
 _DEFAULT_PARAMETER = {"geometric": 2.0, "gaussian": 1.0}
+
+_WIDEST = 1e100  # of the gaussian law: its square must be a float64
+_LARGEST = 1 << 25  # of a kernel, in pixels: below it squared distances are exact in float64
 
 
 def tap_costs(
@@ -57,8 +62,9 @@ def tap_costs(
         parameter: of ``geometric`` (> 1) or ``gaussian`` (> 0); the other laws have none.
         normalize: ``mean`` makes the mean cost 1; ``geomean`` the geometric mean (determinant 1,
             as Feinman and Lake, arXiv 1903.01882), which needs every cost > 0.
-        control: ``reversed`` makes the center dearest (``max h - h``); ``permuted`` shuffles the
-            taps, the same way for every filter: what a fair comparison must beat.
+        control: what a fair comparison must beat. ``reversed`` turns the order around (``max h -
+            h``: the center is the dearest tap, the corners are the cheapest); ``permuted`` puts
+            the same costs in other places, the same ones for every filter. Both have mean 1.
         seed: of the permutation.
         dilation: spacing of the taps; 1 measures distance in taps, a layer's own dilation in
             pixels (with one spacing on all axes only ``geometric`` and ``gaussian`` change).
@@ -108,8 +114,7 @@ def costs_of_shape(
 
     Source: our choice.
     """
-    if not 0.0 <= floor <= 1.0:
-        raise InputError(f"floor is {floor}; it is the share of plain L2, so give 0 to 1")
+    check_floor(floor)
     shape = _controlled(shape.to(torch.float64), control, seed)
     if bool(shape.min() == shape.max()):
         return torch.ones_like(shape)
@@ -148,19 +153,83 @@ def as_kernel_size(size: KernelSize, name: str = "kernel_size") -> tuple[int, ..
     Raises:
         InputError: a size is not a positive int, or there are not one to three of them.
     """
-    sizes = (size, size) if isinstance(size, int) else tuple(size)
-    whole = all(isinstance(k, int) and not isinstance(k, bool) and k >= 1 for k in sizes)
-    if not whole or not 1 <= len(sizes) <= 3:
+    given: Any = size  # NumPy's integers are Integral, but no int
+    try:
+        sizes = (given, given) if isinstance(given, Integral) else tuple(given)
+    except TypeError:
+        sizes = ()
+    if not 1 <= len(sizes) <= 3 or not all(_is_positive(k) for k in sizes):
         raise InputError(f"{name} is {size!r}; give an int >= 1 or one to three of them")
-    return sizes
+    return tuple(int(k) for k in sizes)
+
+
+def check_floor(floor: float) -> None:
+    """Raises unless ``floor`` is a number in [0, 1].
+
+    Raises:
+        InputError: it is not.
+    """
+    if not is_number(floor) or not 0.0 <= floor <= 1.0:
+        raise InputError(f"floor is {floor!r}; it is the share of plain L2, so give 0 to 1")
+
+
+def check_law(law: object, otherwise: str = "") -> None:
+    """Raises unless ``law`` is a law's name; the message adds what else may be given.
+
+    Raises:
+        InputError: it is not; the message names the one that was probably meant.
+    """
+    if law in get_args(Law):
+        return
+    near = get_close_matches(law, get_args(Law), 1) if isinstance(law, str) else []
+    guess = f"did you mean {near[0]!r}? Else " if near else ""
+    raise InputError(f"law is {law!r}; {guess}choose one of {', '.join(get_args(Law))}{otherwise}")
+
+
+def changing_permutation(taps: int, seed: int, changes: Callable[[Tensor], bool]) -> Tensor:
+    """The order of the taps that all permuted controls share: the first that changes something.
+
+    A shuffle that maps the costs onto themselves (one in three for a 1x3 kernel) controls nothing.
+
+    Args:
+        taps: how many there are to shuffle.
+        seed: of the permutation.
+        changes: whether an order changes what is permuted; some order must.
+
+    Returns:
+        int64 (taps,), a pure function of the arguments.
+
+    Source: our choice.
+    """
+    for attempt in count():
+        generator = torch.Generator().manual_seed(mix(seed, taps, attempt))
+        order = torch.randperm(taps, generator=generator)
+        if changes(order):
+            break
+    return order
+
+
+def is_number(value: object) -> bool:
+    """Whether this is a real number, or a tensor of one; ``"1e-4"`` is not."""
+    return isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def _squared_distances(kernel_size: KernelSize, dilation: KernelSize) -> Tensor:
     sizes = as_kernel_size(kernel_size)
-    spacing = (dilation,) * len(sizes) if isinstance(dilation, int) else tuple(dilation)
-    as_kernel_size(spacing, "dilation")
+    given: Any = dilation
+    single = isinstance(given, Integral)
+    spacing = as_kernel_size((given,) * len(sizes) if single else given, "dilation")
     if len(spacing) != len(sizes):
         raise InputError(f"dilation {dilation!r} and kernel_size {kernel_size!r} differ in length")
+    if max(sizes) * max(spacing) > _LARGEST:
+        raise InputError(
+            f"a kernel of size {kernel_size!r} with dilation {dilation!r} is too large for exact "
+            f"distances; give sizes whose product is at most {_LARGEST}"
+        )
     # Twice the offset is an integer also for even kernels, so equal distances are equal exactly.
     squared = torch.zeros(sizes, dtype=torch.int64)
     for axis, (size, step) in enumerate(zip(sizes, spacing, strict=True)):
@@ -170,8 +239,7 @@ def _squared_distances(kernel_size: KernelSize, dilation: KernelSize) -> Tensor:
 
 
 def _law(law: str, parameter: float | None) -> Callable[[Tensor], Tensor]:
-    if law not in get_args(Law):
-        raise InputError(f"law is {law!r}; choose one of {', '.join(get_args(Law))}")
+    check_law(law)
     if law not in _DEFAULT_PARAMETER:
         if parameter is not None:
             raise InputError(
@@ -182,26 +250,24 @@ def _law(law: str, parameter: float | None) -> Callable[[Tensor], Tensor]:
         if law == "linear":
             return torch.sqrt
         return lambda squared: (squared > squared.min()).to(torch.float64)
-    value = _DEFAULT_PARAMETER[law] if parameter is None else float(parameter)
-    least = 1.0 if law == "geometric" else 0.0
-    if not (least < value < math.inf):
-        raise InputError(f"parameter of {law!r} is {parameter}; give a number > {least:g}")
+    least, most = (1.0, math.inf) if law == "geometric" else (0.0, _WIDEST)
+    given = _DEFAULT_PARAMETER[law] if parameter is None else parameter
+    value = float(given) if is_number(given) else math.nan
+    if not least < value < most or value < 1.0 / _WIDEST:
+        limit = "" if most == math.inf else f", and between {1 / most:g} and {most:g}"
+        raise InputError(f"parameter of {law!r} is {parameter!r}; give a number > {least:g}{limit}")
     if law == "geometric":
         return lambda squared: torch.expm1(squared.sqrt() * math.log(value))
     return lambda squared: -torch.expm1(-squared / (2.0 * value**2))
 
 
 def _controlled(shape: Tensor, control: Control | None, seed: int) -> Tensor:
+    if control not in (None, *get_args(Control)):
+        raise InputError(f"control is {control!r}; choose None, 'reversed' or 'permuted'")
     if control is None or bool(shape.min() == shape.max()):
         return shape
     if control == "reversed":
         return shape.max() - shape
-    if control != "permuted":
-        raise InputError(f"control is {control!r}; choose None, 'reversed' or 'permuted'")
-    # A shuffle that maps the shape onto itself (one in three for a 1x3 kernel) controls nothing.
-    for attempt in count():
-        generator = torch.Generator().manual_seed(mix(seed, shape.numel(), attempt))
-        permuted = shape.flatten()[torch.randperm(shape.numel(), generator=generator)]
-        if not torch.equal(permuted.view_as(shape), shape):
-            break
-    return permuted.view_as(shape)
+    flat = shape.flatten()
+    order = changing_permutation(len(flat), seed, lambda o: not torch.equal(flat[o], flat))
+    return flat[order].view_as(shape)

@@ -8,15 +8,13 @@ times as long on a CPU). A stack of layers of equal shape would first have to be
 
 import math
 from collections.abc import Sequence
-from itertools import count
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from convprior._random import mix
 from convprior.errors import InputError
-from convprior.filters.laws import Control
+from convprior.filters.laws import Control, changing_permutation, check_floor
 from convprior.filters.locoreg.multi_tensor import HALF
 from convprior.filters.prior.filter_prior import FilterPrior
 
@@ -45,8 +43,7 @@ def precision_matrix(
     Source: Feinman and Lake, arXiv 1903.01882 (they fix the determinant); trace and floor are our
     choice.
     """
-    if not 0.0 <= floor <= 1.0:
-        raise InputError(f"floor is {floor}; it is the share of plain L2, so give 0 to 1")
+    check_floor(floor)
     if control == "reversed":
         raise InputError(
             "control='reversed' turns the order of the taps' costs around, and the correlations of "
@@ -186,11 +183,7 @@ def _permuted(matrix: Tensor, seed: int) -> Tensor:
             break
     else:  # every shuffle maps it onto itself
         return matrix
-    # A shuffle that maps the matrix onto itself controls nothing.
-    for attempt in count():
-        generator = torch.Generator().manual_seed(mix(seed, taps, attempt))
-        order = torch.randperm(taps, generator=generator)
-        permuted = matrix[order][:, order]
-        if not torch.equal(permuted, matrix):
-            break
-    return permuted
+    order = changing_permutation(
+        taps, seed, lambda order: not torch.equal(matrix[order][:, order], matrix)
+    )
+    return matrix[order][:, order]

@@ -213,7 +213,7 @@ def test_measured_priors_by_layer_and_by_kernel_size():
     [
         (lambda p: FilterPrior.measured(nn.Linear(3, 3)), "no convolution"),
         (lambda p: FilterPrior.measured(torch.ones(3, 3)), r"shape \(3, 3\) is no convolution"),
-        (lambda p: FilterPrior.measured(torch.ones(0, 2, 3, 3)), "is no convolution weight"),
+        (lambda p: FilterPrior.measured(torch.ones(0, 2, 3, 3)), "holds no values"),
         (lambda p: FilterPrior.measured([1.0]), "list is no source of filters"),
         (lambda p: FilterPrior.measured(torch.full((1, 1, 3, 3), math.nan)), "not finite"),
         (lambda p: FilterPrior.measured(torch.zeros(1, 1, 3, 3)), "every weight of this weight"),
@@ -223,8 +223,8 @@ def test_measured_priors_by_layer_and_by_kernel_size():
         (lambda p: FilterPrior.measured(network().state_dict(), layer="blok"), "'blok' matches"),
         (lambda p: FilterPrior.measured({"epoch": 3}), "'epoch' is a int and no tensor"),
         (lambda p: FilterPrior.measured({"fc.weight": torch.ones(2, 2)}), "no convolution"),
-        (lambda p: FilterPrior.measured(p / "no.safetensors"), "could not read"),
-        (lambda p: FilterPrior.measured(p), "could not read"),
+        (lambda p: FilterPrior.measured(p / "no.safetensors"), "there is no file or folder"),
+        (lambda p: FilterPrior.measured(p), "there is no file or folder"),
         (lambda p: measured_priors(nn.Conv2d(3, 3, 1)), "every convolution is 1x1"),
         (lambda p: measured_priors(network(), per="size"), "per is 'size'"),
         (

@@ -1,5 +1,7 @@
 """The filters of a network's convolutions, from the network, its weights by name, or a file."""
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -13,7 +15,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from convprior.errors import InputError
 from convprior.filters.selection import ConvLayer, Selection, select_convolutions
 
-Source = nn.Module | Mapping[str, Tensor] | str | Path
+Source = nn.Module | Mapping[str, Tensor] | Tensor | str | os.PathLike[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +40,15 @@ class FilterBank:
 def filter_banks(
     source: Source, include: Selection = None, exclude: Selection = None
 ) -> list[FilterBank]:
-    """The convolutions of a network, in the order of the network or file.
+    """The convolutions of a network, in the order of the network, or of the names of a file.
 
     Args:
-        source: a module (compiled, data-parallel and parametrized ones too); or weights by name, as
-            a state dict or a safetensors file. Of the latter, tensors of 3 to 5 axes called
-            ``*.weight`` are convolutions: strides are unknown, groups other than depthwise (one
-            channel a filter, more than one filter) and transposition are not seen.
+        source: a module (compiled, data-parallel and parametrized ones too); one weight; or weights
+            by name, as a state dict or a safetensors file. Of the latter two, tensors of 3 to 5
+            axes called ``*.weight`` are convolutions, which an ``nn.Bilinear`` then is too: strides
+            are unknown, groups other than depthwise (one channel a filter, more than one filter)
+            and transposition are not seen. A file keeps no order: its layers are sorted by name,
+            numbers as numbers, which need not be their depth.
         include: names, shell patterns or, for a module, types; None means all.
         exclude: the same, taken away afterwards.
 
@@ -52,14 +56,15 @@ def filter_banks(
         One entry a weight; a weight tied between layers appears once, under its first name.
 
     Raises:
-        InputError: there is no convolution, a rule matches none, weights are not finite or have
-            no values (lazy, meta device), or the file is no safetensors file.
+        InputError: there is no convolution, a rule matches none, weights are not finite, not real
+            floating-point numbers or have no values (empty, lazy, meta device), or the file is no
+            safetensors file.
 
     Source: our choice.
     """
     if isinstance(source, nn.Module):
         return [_of_layer(layer) for layer in select_convolutions(source, include, exclude)]
-    weights = read_weights(source) if isinstance(source, str | Path) else _untied(source)
+    weights = _named_weights(source)
     found = {_layer_name(n): t for n, t in weights.items() if _is_filter(n, t.ndim)}
     for name in weights:
         if ".parametrizations.weight." in f".{name}" or name.endswith(("weight_g", "weight_v")):
@@ -68,7 +73,7 @@ def filter_banks(
                 "together; give the module"
             )
     if not found:
-        where = f"{source} has" if isinstance(source, str | Path) else "these weights have"
+        where = f"{source} has" if isinstance(source, str | os.PathLike) else "these weights have"
         raise InputError(
             f"{where} no convolution: no tensor named '*.weight' with 3 to 5 axes; give the "
             "weights of a convolutional network"
@@ -77,15 +82,19 @@ def filter_banks(
     return [_of_tensor(name, found[name]) for name in names]
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The tensors of a safetensors file that can be filters or parts of them; others stay unread.
+
+    They are sorted by name, numbers as numbers.
 
     Raises:
         InputError: there is no such file, or it is no whole safetensors file.
     """
+    if not Path(path).exists():
+        raise InputError(f"there is no file or folder {str(path)!r}; check the path")
     try:
         with safe_open(path, framework="pt") as file:
-            names = file.keys()
+            names = sorted(file.keys(), key=_natural)
             shapes = {name: file.get_slice(name).get_shape() for name in names}
             wanted = [name for name in names if 3 <= len(shapes[name]) <= 5]
             return {name: file.get_tensor(name) for name in wanted}
@@ -113,37 +122,73 @@ def _of_layer(layer: ConvLayer) -> FilterBank:
 
 
 def _of_tensor(name: str, weight: Tensor) -> FilterBank:
+    weight = _checked(name, weight.detach())
     if weight[0, 0].numel() == 1:
         kind = "pointwise"
     else:
         kind = "depthwise" if weight.shape[1] == 1 and len(weight) > 1 else "dense"
-    return FilterBank(name, _checked(name, weight.detach()), kind, None)
+    return FilterBank(name, weight, kind, None)
+
+
+def _named_weights(source: Source) -> dict[str, Tensor]:
+    if isinstance(source, str | os.PathLike):
+        return read_weights(source)
+    if isinstance(source, Mapping):
+        return _untied(source)
+    if not isinstance(source, Tensor):
+        raise InputError(
+            f"{type(source).__name__} is no source of filters; give a convolution, its weight, a "
+            "network, a state dict, or the path of a safetensors file"
+        )
+    if not _is_filter("weight", source.ndim):
+        raise InputError(
+            f"a tensor of shape {tuple(source.shape)} is no convolution weight "
+            "(out, in/groups, *kernel_size); give one convolution or its weight"
+        )
+    return {"weight": source}
 
 
 def _checked(name: str, weight: Tensor) -> Tensor:
     label = name or "the convolution"
     if weight.is_meta or not weight.numel():
         raise InputError(f"the weight of {label!r} holds no values; load or initialize it first")
-    weight = weight.cpu()
+    weight = _floats(label, weight.cpu())
     if not bool(torch.isfinite(weight).all()):
         bad = int((~torch.isfinite(weight)).sum())
         raise InputError(
             f"{bad} of {weight.numel()} weights of {label!r} are not finite; give an undamaged "
             "network, or exclude this layer"
         )
-    return weight if weight.dtype == torch.float64 else weight.to(torch.float32)
+    return weight
+
+
+def _floats(label: str, weight: Tensor) -> Tensor:
+    """In float64 where the weight is, in float32 otherwise."""
+    try:
+        if weight.is_floating_point() and weight.layout == torch.strided:
+            return weight if weight.dtype == torch.float64 else weight.to(torch.float32)
+    except NotImplementedError:  # a packed type such as float4
+        pass
+    raise InputError(
+        f"the weight of {label!r} has dtype {weight.dtype} and layout {weight.layout}; give dense "
+        "real floating-point weights"
+    )
 
 
 def _untied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without tensors that lie in the same memory as an earlier one."""
+    """Without filters that lie in the same memory as earlier ones."""
     first: dict[tuple[object, ...], str] = {}
     for name, tensor in weights.items():
+        if not isinstance(name, str):
+            raise InputError(f"{name!r} is no name of a weight; give a network's state_dict()")
         if not isinstance(tensor, Tensor):
             raise InputError(
                 f"{name!r} is a {type(tensor).__name__} and no tensor; give a network, its "
                 "state_dict() or a safetensors file"
             )
-        place = () if tensor.is_meta else (tensor.data_ptr(), tensor.shape, tensor.stride())
+        dense = tensor.layout == torch.strided and not tensor.is_meta
+        shared = dense and _is_filter(name, tensor.ndim)
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride()) if shared else ()
         first.setdefault(place if any(place[:1]) else (name,), name)
     return {name: weights[name] for name in first.values()}
 
@@ -151,6 +196,14 @@ def _untied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _layer_name(key: str) -> str:
     name = key.removeprefix("module.").replace("_orig_mod.", "").removesuffix("weight")
     return name.removesuffix(".")
+
+
+def _natural(name: str) -> tuple[object, ...]:
+    """A key that sorts names with their numbers as numbers: ``layer.9`` before ``layer.10``."""
+    parts = re.split("([0-9]+)", name)
+    # By length, then as text: the order of the numbers, however long they are.
+    numbers = [(len(number), number) for number in (part.lstrip("0") for part in parts[1::2])]
+    return parts[0], [*zip(numbers, parts[2::2], strict=True)], name
 
 
 def _is_filter(key: str, axes: int) -> bool:

@@ -14,14 +14,14 @@ import torch
 
 from convprior.errors import InputError, RunError
 from convprior.filters.families import Family, tap_correlation
-from convprior.filters.filter_banks import FilterBank
+from convprior.filters.filter_banks import FilterBank, Source
 from convprior.filters.laws import Control, KernelSize, Law, as_kernel_size, tap_costs
 from convprior.filters.prior.chart import draw
 from convprior.filters.prior.covariance import TapCovariance
 from convprior.filters.prior.file import StoredPrior, damaged, read_priors, write_priors
 from convprior.filters.prior.gaussian import split_covariance
 from convprior.filters.prior.measure import decreasing_outward, pooled_moments
-from convprior.filters.prior.sources import Source, banks_of_one_size, size_of
+from convprior.filters.prior.sources import banks_of_one_size, size_of
 from convprior.filters.prior.tap_gaussian import TapGaussian
 from convprior.filters.prior.text import describe
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Literal, cast
 
 from convprior.errors import InputError
-from convprior.filters.filter_banks import FilterBank
+from convprior.filters.filter_banks import FilterBank, Source
 from convprior.filters.prior.covariance import TapCovariance
 from convprior.filters.prior.file import read_priors, write_priors
 from convprior.filters.prior.filter_prior import FilterPrior
-from convprior.filters.prior.sources import Source, all_banks, size_of
+from convprior.filters.prior.sources import all_banks, size_of
 
 
 def measured_priors(

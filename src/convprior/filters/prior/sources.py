@@ -2,17 +2,13 @@
 
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from convprior.errors import InputError
-from convprior.filters.filter_banks import FilterBank, filter_banks
-from convprior.filters.filter_banks import Source as Weights
+from convprior.filters.filter_banks import FilterBank, Source, filter_banks
 from convprior.filters.laws import KernelSize, as_kernel_size
-
-Source = Weights | Tensor | os.PathLike[str]
 
 
 def all_banks(source: Source, layer: str | None = None) -> list[FilterBank]:
@@ -21,21 +17,8 @@ def all_banks(source: Source, layer: str | None = None) -> list[FilterBank]:
     Raises:
         InputError: there is no convolution in it, or ``layer`` matches none.
     """
-    if isinstance(source, Tensor):
-        if not 3 <= source.ndim <= 5 or not source.numel():
-            raise InputError(
-                f"a tensor of shape {tuple(source.shape)} is no convolution weight "
-                "(out, in/groups, *kernel_size); give one convolution or its weight"
-            )
-        source = {"weight": source}
-    elif isinstance(source, str | os.PathLike):
-        path = Path(source)
-        source = path / "weights.safetensors" if path.is_dir() else path
-    elif not isinstance(source, nn.Module | Mapping):
-        raise InputError(
-            f"{type(source).__name__} is no source of filters; give a convolution, a weight, a "
-            "network, a state dict, or the path of a safetensors file or run folder"
-        )
+    if isinstance(source, str | os.PathLike) and Path(source).is_dir():
+        source = Path(source) / "weights.safetensors"
     banks = filter_banks(source, layer)
     if len(banks) == 1 and not banks[0].name:
         name = str(source) if isinstance(source, nn.Module) else "this weight"

@@ -143,6 +143,20 @@ def test_the_control_shuffles_rows_and_columns_alike() -> None:
     )
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_the_control_of_three_taps_changes_them_too(seed: int) -> None:
+    line = FilterPrior.correlated((1, 3))
+    assert permuted(line, seed) != line
+
+
+def test_a_control_that_changes_nothing_is_refused(
+    saved: Callable[[dict[str, FilterPrior]], str],
+) -> None:
+    path = saved({"3x3": FilterPrior.independent(3)})
+    with pytest.raises(InputError, match="'permuted' changes nothing"):
+        build_prior(network(), recipe(law="file", file=path, control="permuted"))
+
+
 def test_a_file_is_part_of_the_recipe_by_its_content(
     saved: Callable[[dict[str, FilterPrior]], str],
 ) -> None:

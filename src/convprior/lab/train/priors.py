@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from convprior._random import mix
 from convprior.errors import InputError
 from convprior.filters import FilterPrior, LocoReg, load_priors
+from convprior.filters.laws import changing_permutation
 from convprior.filters.prior.assignment import assign_priors
 from convprior.filters.prior.gaussian import symmetric_root
 from convprior.filters.selection import select_convolutions
@@ -75,7 +75,16 @@ def layer_priors(model: nn.Module, prior: PriorRecipe, seed: int) -> dict[str, F
     modules = {layer.name: layer.module for layer in select_convolutions(model)}
     found = _from_file(modules, prior) if prior.law == "file" else {}
     sizes = {name: tuple(module.kernel_size) for name, module in modules.items()}
-    return {name: _layer_prior(sizes[name], prior, found.get(name), seed) for name in modules}
+    priors = {name: _layer_prior(sizes[name], prior, found.get(name), seed) for name in modules}
+    if prior.control is None or prior.law not in ("correlated", "file"):
+        return priors
+    controls = {name: permuted(mine, seed) for name, mine in priors.items()}
+    if controls == priors:
+        raise InputError(
+            f"prior.control = {prior.control!r} changes nothing, because all taps of this prior "
+            "are alike; choose another prior, or leave the control out"
+        )
+    return controls
 
 
 def _layer_prior(
@@ -83,15 +92,13 @@ def _layer_prior(
 ) -> FilterPrior:
     if prior.law == "file":
         mine = measured or FilterPrior.independent(size)
-        mine = mine.uncorrelated() if prior.uncorrelated else mine
-    elif prior.law == "correlated":
-        mine = FilterPrior.correlated(size, prior.family, prior.lengthscale)
-    elif prior.law == "uniform":
+        return mine.uncorrelated() if prior.uncorrelated else mine
+    if prior.law == "correlated":
+        return FilterPrior.correlated(size, prior.family, prior.lengthscale)
+    if prior.law == "uniform":
         return FilterPrior.independent(size)
-    else:
-        floor, control = prior.init_floor, prior.control
-        return FilterPrior.locality(size, prior.law, floor, control=control, seed=seed)
-    return mine if prior.control is None else permuted(mine, seed)
+    floor, control = prior.init_floor, prior.control
+    return FilterPrior.locality(size, prior.law, floor, control=control, seed=seed)
 
 
 def _from_file(modules: Mapping[str, _ConvNd], prior: PriorRecipe) -> dict[str, FilterPrior]:
@@ -112,9 +119,19 @@ def _from_file(modules: Mapping[str, _ConvNd], prior: PriorRecipe) -> dict[str, 
 
 
 def permuted(prior: FilterPrior, seed: int) -> FilterPrior:
-    """The control of a correlated prior: the same covariance on shuffled taps."""
-    taps = prior.variance.numel()
-    order = torch.randperm(taps, generator=torch.Generator().manual_seed(mix(seed, taps)))
+    """The control of a measured or correlated prior: the same covariance on shuffled taps.
+
+    A prior that no shuffle changes (equal variances, equal correlations) is returned as it is.
+    """
+    covariance = prior.covariance
+    apart = covariance[~torch.eye(len(covariance), dtype=torch.bool)]
+    if all(bool((part == part[:1]).all()) for part in (covariance.diagonal(), apart)):
+        return prior
+
+    def changes(order: Tensor) -> bool:
+        return not torch.equal(covariance[order][:, order], covariance)
+
+    order = changing_permutation(len(covariance), seed, changes)
     variance = prior.variance.flatten()[order].view(prior.kernel_size)
     return FilterPrior(variance, prior.correlation[order][:, order])
 

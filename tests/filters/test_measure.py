@@ -56,8 +56,11 @@ def test_measured_takes_modules_and_ignores_scale():
 
 def test_measured_with_few_filters_needs_shrinkage():
     few = torch.randn(2, 2, 3, 3, generator=seeded())
-    with pytest.raises(InputError, match=r"smallest eigenvalue.*shrink"):
+    with pytest.raises(InputError, match=r"measured from 4 filters for 9 taps; give shrink"):
         _ = FilterPrior.measured(few).precision
+    repeated = FilterPrior.measured(few.repeat(5, 1, 1, 1))  # enough filters, all alike
+    with pytest.raises(InputError, match=r"singular \(rank 4 of 9\).*use prior\.shrink\(0\.01\)"):
+        _ = repeated.precision
     shrunk = FilterPrior.measured(few, shrinkage=0.1)
     assert shrunk == FilterPrior.measured(few).shrink(0.1)
     assert bool(torch.isfinite(shrunk.precision).all())

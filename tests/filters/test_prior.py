@@ -141,6 +141,64 @@ def test_penalty_under_autocast_keeps_float32():
     assert prior.penalty(weight.bfloat16()).dtype == torch.float32
 
 
+@pytest.mark.parametrize("family", ["squared_exponential", "matern32"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_penalty_is_never_negative(family, dtype):
+    # Condition 7e9 or less: in float32 w'Aw itself would be a difference of larger numbers.
+    prior = FilterPrior.correlated(5, family, 3.0)
+    weight = prior.sample(8, 4, seeded(), dtype=torch.float64).to(dtype)
+    found, exact = float(prior.penalty(weight)), float(prior.penalty(weight.double()))
+    assert found == pytest.approx(exact, rel=1e-2)
+    for one in weight.flatten(0, 1)[:, None, None]:
+        assert float(prior.penalty(one)) >= 0
+    flat = torch.ones(4, 4, 5, 5, dtype=dtype)
+    assert float(prior.penalty(flat)) >= 0
+    expected = reference_precision_penalty(flat.double(), prior.covariance)
+    assert float(prior.penalty(flat.double())) == pytest.approx(expected, rel=1e-5)
+
+
+def test_variances_of_every_scale_and_form():
+    ones = FilterPrior.independent((2,))
+    for value in (1e308, 1e-308, 1e-320, 1.0):
+        assert FilterPrior(torch.full((2,), value, dtype=torch.float64)) == ones
+    assert FilterPrior([1.0, 1.0]) == ones
+    assert FilterPrior([[1.0, 3.0]], [[1.0, 0.5], [0.5, 1.0]]).variance.tolist() == [[0.5, 1.5]]
+    assert FilterPrior(torch.ones(2).numpy()) == ones
+    wide = FilterPrior([1e-240, 1.0])
+    assert bool(torch.isfinite(wide.precision).all())
+    assert math.isfinite(float(wide.penalty(torch.ones(1, 1, 2, dtype=torch.float64))))
+
+
+def test_a_huge_kernel_needs_no_matrix():
+    prior = FilterPrior.locality(200)
+    same = FilterPrior.separable(*[FilterPrior.locality((200,))] * 2)
+    assert prior.rank == 40_000
+    assert prior.condition > 1
+    assert prior == FilterPrior.locality(200)
+    assert hash(prior) == hash(FilterPrior.locality(200))
+    assert prior != same
+    assert prior.sample(1, 1, seeded(), normalize="sum").shape == (1, 1, 200, 200)
+    found = prior.penalty(torch.ones(1, 1, 200, 200, dtype=torch.float64))
+    assert float(found) == pytest.approx(40_000)
+    for derived in (prior * same, prior.shrink(0.1, same), prior.scaled(same), same.uncorrelated()):
+        assert derived.is_diagonal
+    for call in (
+        lambda: prior.correlation,
+        lambda: prior.covariance,
+        lambda: prior.precision,
+        lambda: prior.factors,
+        prior.kernel_covariance,
+        prior.chart,
+        lambda: FilterPrior.correlated(200),
+        lambda: FilterPrior.mean_pool(65),
+        lambda: FilterPrior.separable(FilterPrior.mean_pool((65,)), FilterPrior.independent((65,))),
+        lambda: FilterPrior(torch.ones(65, 65), torch.eye(2)),
+        lambda: FilterPrior.measured(torch.ones(2, 1, 65, 65)),
+    ):
+        with pytest.raises(InputError, match=r"the limit is 4096 taps; give a smaller kernel"):
+            call()
+
+
 def bad_correlation(value):
     correlation = torch.eye(9, dtype=torch.float64)
     correlation[0, 1] = correlation[1, 0] = value
@@ -151,10 +209,24 @@ def bad_correlation(value):
     ("call", "message"),
     [
         (lambda: FilterPrior.locality(3, floor=0), r"variance is infinite; give floor > 0"),
-        (lambda: SINGULAR.precision, r"smallest eigenvalue of its correlation is -?[\d.e-]+"),
-        (lambda: SINGULAR.penalty(torch.zeros(1, 1, 3, 3)), "no precision"),
+        (
+            lambda: SINGULAR.precision,
+            r"is singular \(rank 1 of 9\), so it has no precision; use prior\.shrink\(0\.01\), or "
+            r"penalty\(w, subspace=True\)$",
+        ),
+        (lambda: SINGULAR.penalty(torch.zeros(1, 1, 3, 3)), r"singular \(rank 1 of 9\)"),
         (lambda: SINGULAR.penalty(torch.zeros(1, 1, 5, 5)), r"kernel size \(5, 5\)"),
         (lambda: FilterPrior(torch.zeros(3, 3)), "must be > 0"),
+        (lambda: FilterPrior([1.0, math.inf]), "a tap variance is inf"),
+        (lambda: FilterPrior([1e-320, 1.0]), r"reach from 9\.99\d+e-321 to 1, too far"),
+        (lambda: FilterPrior("ab"), "variance is no tensor of real numbers"),
+        (lambda: FilterPrior(None), "variance is no tensor of real numbers"),
+        (lambda: FilterPrior([[1.0], [1.0, 2.0]]), "variance is no tensor of real numbers"),
+        (lambda: FilterPrior([10**400]), "variance is no tensor of real numbers"),
+        (lambda: FilterPrior(torch.ones(2) + 1j), "torch.complex64 on cpu"),
+        (lambda: FilterPrior(torch.ones(2, device="meta")), "on meta"),
+        (lambda: FilterPrior([1.0, 1.0], "no"), "correlation is no tensor of real numbers"),
+        (lambda: FilterPrior(3.0), r"the shape of variance is \(\)"),
         (lambda: FilterPrior(torch.ones(3, 3), bad_correlation(1.5)), r"eigenvalue is -0\.5"),
         (lambda: FilterPrior(torch.ones(3, 3), torch.eye(4)), r"need \(9, 9\)"),
         (lambda: FilterPrior(torch.ones(3, 3), 2 * torch.eye(9)), "ones on its diagonal"),

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from convprior.errors import InputError
 from convprior.filters.prior.covariance import TapCovariance
-from convprior.filters.prior.gaussian import split_covariance
+from convprior.filters.prior.gaussian import as_float64, split_covariance
 
 
 class TapAlgebra(TapCovariance):
@@ -28,9 +28,12 @@ class TapAlgebra(TapCovariance):
         other = "" if toward is None else f", toward={toward._made}"
         toward = TapCovariance(torch.ones(self._kernel_size)) if toward is None else toward
         self._check_size(toward.kernel_size, "the prior to shrink toward")
-        mixed = (1.0 - amount) * self.covariance + amount * toward.covariance
-        variance, correlation = split_covariance(mixed)
-        shrunk = type(self)(variance.view(self._kernel_size), correlation)
+        if self.is_diagonal and toward.is_diagonal:
+            shrunk = type(self)((1.0 - amount) * self._variance + amount * toward._variance)
+        else:
+            mixed = (1.0 - amount) * self.covariance + amount * toward.covariance
+            variance, correlation = split_covariance(mixed)
+            shrunk = type(self)(variance.view(self._kernel_size), correlation)
         return shrunk._named(f"{self._made}.shrink({amount}{other})")
 
     def product(self, other: TapCovariance) -> Self:
@@ -43,7 +46,8 @@ class TapAlgebra(TapCovariance):
             InputError: ``other`` has another kernel size.
         """
         self._check_size(other.kernel_size, "the other prior")
-        correlation = self.correlation * other.correlation
+        diagonal = self.is_diagonal or other.is_diagonal
+        correlation = None if diagonal else self.correlation * other.correlation
         made = f"{self._made}.product({other._made})"
         return type(self)(self.variance * other.variance, correlation)._named(made)
 
@@ -69,14 +73,14 @@ class TapAlgebra(TapCovariance):
         made = profile._made if isinstance(profile, TapCovariance) else "..."
         if isinstance(profile, TapCovariance):
             profile = profile.variance.sqrt()
+        profile = as_float64(profile, "the profile")
         self._check_size(tuple(profile.shape), "the profile")
-        profile = profile.detach().to("cpu", torch.float64)
         wrong = profile[~(torch.isfinite(profile) & (profile > 0))]
         if len(wrong):
             raise InputError(
                 f"a factor of the profile is {float(wrong[0]):g}; give finite ones > 0"
             )
-        scaled = type(self)(self.variance * (profile / profile.max()).square(), self.correlation)
+        scaled = type(self)(self.variance * (profile / profile.max()).square(), self._dense)
         return scaled._named(f"{self._made}.scaled({made})")
 
     def uncorrelated(self) -> Self:

@@ -19,7 +19,7 @@ from convprior.filters.laws import Control, KernelSize, Law, as_kernel_size, tap
 from convprior.filters.prior.chart import draw
 from convprior.filters.prior.covariance import TapCovariance
 from convprior.filters.prior.file import StoredPrior, damaged, read_priors, write_priors
-from convprior.filters.prior.gaussian import split_covariance
+from convprior.filters.prior.gaussian import check_taps, split_covariance
 from convprior.filters.prior.measure import decreasing_outward, pooled_moments
 from convprior.filters.prior.sources import banks_of_one_size, size_of
 from convprior.filters.prior.tap_gaussian import TapGaussian
@@ -38,14 +38,15 @@ class FilterPrior(TapGaussian):
     kernel sizes and covariances are, and ``repr`` says when one is singular.
 
     Args:
-        variance: tap variances ``D``, (k_h, k_w) or another kernel's shape, all > 0; scaled to
-            mean 1.
+        variance: tap variances ``D``, (k_h, k_w) or another kernel's shape, all > 0; a tensor or
+            nested lists; scaled to mean 1.
         correlation: ``R``, (taps, taps), unit diagonal, positive semi-definite; None means the
-            identity.
+            identity. It and every other (taps, taps) matrix need at most 4096 taps.
 
     Raises:
-        InputError: a variance is not > 0, or ``correlation`` is no correlation matrix (the
-            message gives its smallest eigenvalue).
+        InputError: a variance is not > 0 or vanishes beside the largest, ``correlation`` is no
+            correlation matrix (the message gives its smallest eigenvalue), or it has more than
+            4096 taps.
 
     Example:
         >>> prior = FilterPrior.locality(3, floor=0.25)
@@ -111,6 +112,7 @@ class FilterPrior(TapGaussian):
             InputError: unknown family or negative length scale.
         """
         sizes = as_kernel_size(kernel_size)
+        check_taps(math.prod(sizes))
         correlation = tap_correlation(sizes, family, lengthscale)
         arguments = f"kernel_size={sizes}, family={family!r}, lengthscale={lengthscale}"
         return cls(torch.ones(sizes), correlation)._named(f"FilterPrior.correlated({arguments})")
@@ -120,6 +122,7 @@ class FilterPrior(TapGaussian):
         """All taps of a filter equal: the filter averages its window. Singular, rank 1."""
         sizes = as_kernel_size(kernel_size)
         taps = math.prod(sizes)
+        check_taps(taps)
         ones = torch.ones(taps, taps, dtype=torch.float64)
         return cls(torch.ones(sizes), ones)._named(f"FilterPrior.mean_pool(kernel_size={sizes})")
 
@@ -143,10 +146,15 @@ class FilterPrior(TapGaussian):
         if len(sizes) != len(axes) or not 1 <= len(axes) <= 3:
             given = ", ".join(str(axis.kernel_size) for axis in axes) or "none"
             raise InputError(f"separable got kernel sizes {given}; give one to three 1-d priors")
-        variance = correlation = torch.ones(1, 1, dtype=torch.float64)
+        variance = torch.ones(1, 1, dtype=torch.float64)
         for axis in axes:
             variance = torch.kron(variance, axis.variance[None])
-            correlation = torch.kron(correlation, axis.correlation)
+        correlation = None
+        if not all(axis.is_diagonal for axis in axes):
+            check_taps(variance.numel())
+            correlation = torch.ones(1, 1, dtype=torch.float64)
+            for axis in axes:
+                correlation = torch.kron(correlation, axis.correlation)
         made = f"FilterPrior.separable({', '.join(axis._made for axis in axes)})"
         return cls(variance.view(sizes), correlation)._named(made)
 
@@ -235,10 +243,11 @@ class FilterPrior(TapGaussian):
         extra = ", monotone=True" if monotone else ""
         made = f"FilterPrior.measured(kernel_size={sizes}, {counts}{extra})"
         prior = cls(variance, correlation)._named(made)
+        prior._filters = filters
         return prior.shrink(shrinkage, toward) if shrinkage else prior
 
     def _stored(self) -> StoredPrior:
-        return StoredPrior(self._variance, self._correlation, self._made)
+        return StoredPrior(self._variance, self.correlation, self._made)
 
     @classmethod
     def _restored(cls, path: Path, stored: StoredPrior) -> Self:

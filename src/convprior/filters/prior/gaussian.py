@@ -2,6 +2,7 @@
 
 import math
 import string
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,66 @@ from convprior.errors import InputError
 
 # An eigenvalue (or sum) below this share of the largest is zero up to float64 rounding.
 ROUNDING = 1e-12
+
+
+# Matrices of (taps, taps) float64 numbers end here, at 128 MiB each: a kernel of 64x64.
+_MOST_TAPS = 4096
+
+# A smallest variance below this share of the largest: sums of precisions would overflow.
+_LEAST_SHARE = 1e-250
+
+
+def as_float64(values: Any, name: str) -> Tensor:
+    """A tensor, array or nested sequence of real numbers, as a tensor on the CPU.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    try:
+        if not isinstance(values, Tensor):
+            values = torch.as_tensor(values, dtype=torch.float64)
+        if values.is_complex() or values.is_meta:
+            raise TypeError(f"{values.dtype} on {values.device}")
+        numbers: Tensor = values.detach().to("cpu", torch.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise InputError(
+            f"{name} is no tensor of real numbers ({error}); give one, or nested lists"
+        ) from error
+    return numbers
+
+
+def unit_mean(variance: Tensor) -> Tensor:
+    """``variance / mean``, without overflow on the way.
+
+    Raises:
+        InputError: a variance is not finite and > 0, or next to nothing beside the largest.
+    """
+    wrong = variance[~(torch.isfinite(variance) & (variance > 0))]
+    if len(wrong):
+        raise InputError(f"a tap variance is {float(wrong[0]):g}; every one must be > 0 and finite")
+    least, largest = float(variance.min()), float(variance.max())
+    if least / largest < _LEAST_SHARE:
+        raise InputError(
+            f"the tap variances reach from {least:g} to {largest:g}, too far for float64; give a "
+            f"smallest one of at least {_LEAST_SHARE:g} of the largest"
+        )
+    if not 1e-100 < largest < 1e100:  # elsewhere it would only change the last bit
+        variance = variance / largest
+    return variance / variance.mean()
+
+
+def check_taps(taps: int) -> None:
+    """Refuses kernels whose (taps, taps) matrices would not be small.
+
+    Raises:
+        InputError: more than 4096 taps.
+    """
+    if taps > _MOST_TAPS:
+        raise InputError(
+            f"{taps} taps need a {taps} x {taps} matrix and the limit is {_MOST_TAPS} taps; give a "
+            "smaller kernel size, or keep to uncorrelated taps such as FilterPrior.locality, "
+            "which draw and penalize without a matrix"
+        )
 
 
 def check_correlation(correlation: Tensor, taps: int) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from convprior.errors import InputError
 from convprior.filters.filter_banks import FilterBank
 from convprior.filters.laws import tap_distances
+from convprior.filters.prior.gaussian import check_taps
 from convprior.filters.prior.sources import size_of
 
 
@@ -28,6 +29,7 @@ def pooled_moments(banks: Sequence[FilterBank]) -> Tensor:
 
     Source: our choice.
     """
+    check_taps(banks[0].weight[0, 0].numel())
     moments = torch.stack([_moments(bank) for bank in banks]).mean(0)
     zeros = (moments.diagonal() == 0).nonzero().flatten()
     if len(zeros):

@@ -60,9 +60,9 @@ class TapGaussian(TapAlgebra):
         size = (out_channels, in_channels, *self._kernel_size)
         normal = torch.randn(size, generator=generator, dtype=drawn, device=device)
         scale = gain / math.sqrt(in_channels * taps)
-        if normalize == "sum":
+        if normalize == "sum" and not self.is_diagonal:
             scale *= math.sqrt(float(self.kernel_covariance().trace()))
-        if self._diagonal:
+        if self.is_diagonal:
             weight = normal * (self._variance.sqrt() * scale).to(normal)
         else:
             root = symmetric_root(self.covariance) * scale
@@ -126,18 +126,20 @@ class TapGaussian(TapAlgebra):
                 not penalized. Without effect on other priors.
 
         Returns:
-            Scalar, differentiable; half-precision weights are summed in float32.
+            Scalar >= 0, differentiable; half-precision weights are summed in float32.
 
         Raises:
             InputError: another kernel size, or a singular covariance without ``subspace``.
         """
         self._check_size(tuple(weight.shape[2:]), f"a weight of shape {tuple(weight.shape)}")
         taps = self._variance.numel()
-        precision = self.subspace_precision() if subspace else self.precision
-        precision = precision * (self.rank / precision.trace())
+        if self.is_singular and not subspace:
+            raise InputError(self._singular())
         wide = weight if weight.dtype in (torch.float32, torch.float64) else weight.float()
-        if self._diagonal:
-            return (wide.square() * precision.diagonal().view(self._kernel_size).to(wide)).sum()
+        if self.is_diagonal:
+            precision = 1.0 / self._variance
+            precision = precision * (taps / precision.sum())
+            return (wide.square() * precision.to(wide)).sum()
         with torch.autocast(weight.device.type, enabled=False):
-            rows = wide.reshape(-1, taps)
-            return (rows @ precision.to(wide) * rows).sum()
+            # A sum of squares: w'Aw itself rounds to below 0 where A is ill-conditioned.
+            return (wide.reshape(-1, taps) @ self._root.to(wide)).square().sum()

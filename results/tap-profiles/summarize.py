@@ -22,8 +22,9 @@ Layer = dict[str, Any]
 
 
 def label(profile: dict[str, Any]) -> str:
-    """The name of a network: that of its file or run."""
-    return Path(profile["target"]).name.removesuffix(".safetensors")
+    """The name of a published network is that of its file; ours are folders of runs."""
+    path = Path(profile["target"])
+    return path.stem if path.suffix == ".safetensors" else f"{path.name}, CIFAR-10"
 
 
 def spatial(profile: dict[str, Any]) -> list[Layer]:

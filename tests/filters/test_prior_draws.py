@@ -108,6 +108,37 @@ def test_parametrized_weights_are_not_drawn():
         FilterPrior.independent(3).init_(conv)
 
 
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Conv2d(3, 4, 3, device="meta"), "is on the meta device"),
+        (lambda: nn.LazyConv2d(4, 3), "is lazy and has no weight yet"),
+        (lambda: nn.Conv2d(3, 4, 3, dtype=torch.complex64), "dtype is torch.complex64"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3)), r"redraw_\(net, seed=0, prior=prior, only_pr"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(make, message):
+    with pytest.raises(InputError, match=message):
+        FilterPrior.independent(3).init_(make())
+
+
+@pytest.mark.parametrize(
+    ("channels", "options", "message"),
+    [
+        ((1, 0), {}, "channels are 1 out and 0 in; give >= 1"),
+        ((-1, 3), {}, "channels are -1 out and 3 in; give >= 1"),
+        ((1, 1), {"gain": math.nan}, "gain is nan"),
+        ((1, 1), {"gain": -1.0}, r"gain is -1\.0"),
+        ((1, 1), {"gain": math.inf}, "gain is inf"),
+        ((1, 1), {"dtype": torch.int32}, "dtype is torch.int32"),
+    ],
+)
+def test_arguments_of_a_draw_are_checked(channels, options, message):
+    with pytest.raises(InputError, match=message):
+        FilterPrior.independent(3).sample(*channels, **options)
+
+
 @pytest.mark.parametrize("prior", PRIORS, ids=repr)
 @pytest.mark.parametrize("normalize", ["trace", "sum"])
 def test_second_moment_on_a_constant_input(prior, normalize):

@@ -183,7 +183,7 @@ def test_what_no_layer_draws_is_named():
         (network(), FilterPrior.locality(5), r"\(5, 5\)"),
         (network(), {"stem": FilterPrior.locality(3)}, "'stem' matches no convolution"),
         (network(), {"3.1": FilterPrior.locality(3)}, r"'3\.1' has kernel size"),
-        (nn.Linear(2, 2, device="meta"), None, "no random generator is known for meta"),
+        (nn.Linear(2, 2, device="meta"), None, "'' is on the meta device"),
     ],
 )
 def test_errors_leave_everything_as_it_was(net, prior, message):
@@ -192,6 +192,40 @@ def test_errors_leave_everything_as_it_was(net, prior, message):
         redraw_(net, seed=0, prior=prior)
     if not any(tensor.is_meta for tensor in before.values()):
         assert_equal(values(net), before)
+
+
+def test_only_the_prior_leaves_the_rest_exactly_as_it_is():
+    net = network()
+    net[1].weight.data.zero_()
+    net[1].running_mean.fill_(3.0)
+    net.append(parametrizations.weight_norm(nn.Linear(2, 2)))
+    whole, before = copy.deepcopy(net[:7]), values(net)
+    prior = FilterPrior.correlated(3)
+    state = torch.random.get_rng_state()
+    left = redraw_(net, seed=4, prior=prior, only_prior=True)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    after = values(net)
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert changed == {"0.weight", "3.0.weight"}
+    assert set(left) == {name for name, _ in net.named_parameters()} - changed
+    redraw_(whole, seed=4, prior=prior)
+    assert all(torch.equal(values(whole)[name], after[name]) for name in changed)
+
+
+def test_only_the_prior_with_tied_and_parametrized_layers():
+    net = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4, device="meta"))
+    net[1].weight = net[0].weight
+    alone = nn.Sequential(nn.Conv2d(4, 4, 3))
+    for one in (net, alone):
+        redraw_(one, seed=1, prior=FilterPrior.locality(3), only_prior=True)
+    assert torch.equal(net[0].weight, alone[0].weight)
+    alone.append(parametrizations.weight_norm(nn.Conv2d(4, 4, 3)))
+    before = values(alone)
+    with pytest.raises(InputError, match="'1' has a parametrized weight"):
+        redraw_(alone, seed=2, prior=FilterPrior.locality(3), only_prior=True)
+    assert_equal(values(alone), before)
+    with pytest.raises(InputError, match="there is no prior; give prior="):
+        redraw_(alone, seed=2, only_prior=True)
 
 
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature:UserWarning")

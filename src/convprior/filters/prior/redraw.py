@@ -3,20 +3,22 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
-from torch.nn.parameter import is_lazy
-from torch.nn.utils.parametrize import is_parametrized
+from torch import Generator, nn
 
 from convprior._random import mix
 from convprior.errors import InputError
 from convprior.filters.prior.assignment import Priors, assign_priors
+from convprior.filters.prior.tap_gaussian import refuse_undrawable
 from convprior.filters.selection import convolutions_of, unwrap
 
 
 @torch.no_grad()
-def redraw_(module: nn.Module, *, seed: int, prior: Priors | None = None) -> tuple[str, ...]:
+def redraw_(
+    module: nn.Module, *, seed: int, prior: Priors | None = None, only_prior: bool = False
+) -> tuple[str, ...]:
     """Draws every layer again, as a pure function of ``seed`` and the layer's name in ``module``.
 
     A layer draws with its own ``reset_parameters``, which for normalization layers also resets
@@ -27,19 +29,26 @@ def redraw_(module: nn.Module, *, seed: int, prior: Priors | None = None) -> tup
     ones; a weight tied between layers gets the draw of the first. What ``reset_parameters`` draws
     differs between kinds of devices, what a prior draws does not.
 
+    A network that initializes its layers in another way loses that: those of timm, for one, zero
+    the last gains of residual blocks and scale by the fan-out. There, and wherever just the
+    filters are meant, ``only_prior=True`` leaves everything else exactly as it is.
+
     Args:
         module: a network or a part of it; compiled and data-parallel wrappers are looked through.
         seed: any int.
         prior: a FilterPrior for the layers of its kernel size, or a mapping from layer names,
             patterns or ``"3x3"`` to priors, as :class:`LocoReg` takes it.
+        only_prior: draw the convolutions' weights that ``prior`` covers, with the same numbers,
+            and nothing else: no bias, no other layer, no running statistics.
 
     Returns:
-        Names of the parameters that were left as they are, because neither their module nor a
-        parent has ``reset_parameters``.
+        Names of the parameters that were left as they are: because neither their module nor a
+        parent has ``reset_parameters``, or because of ``only_prior``.
 
     Raises:
-        InputError: a weight is parametrized or lazy, ``prior`` fits no layer, or the device has no
-            generator that is known here. Nothing has been drawn then.
+        InputError: a layer to draw is parametrized, lazy or on the meta device, ``prior`` fits no
+            layer or is missing for ``only_prior``, or the device has no generator that is known
+            here. Nothing has been drawn then.
 
     Example:
         >>> from convprior.filters import FilterPrior
@@ -50,12 +59,13 @@ def redraw_(module: nn.Module, *, seed: int, prior: Priors | None = None) -> tup
     Source: our choice.
     """
     module = unwrap(module)
-    layers = {_bare(name): layer for name, layer in module.named_modules()}
-    layers = {n: x for n, x in layers.items() if callable(getattr(x, "reset_parameters", None))}
-    for name, layer in layers.items():
-        _refuse_undrawable(name, layer)
+    if only_prior and prior is None:
+        raise InputError("only_prior is True and there is no prior; give prior=")
     convolutions = convolutions_of(module)
     assigned = {} if prior is None else assign_priors(convolutions, prior)
+    layers = {} if only_prior else _resettable(module)
+    for name, layer in (layers | {name: convolutions[name] for name in assigned}).items():
+        refuse_undrawable(layer, repr(name))
     generators = {name: _generators(layer) for name, layer in layers.items()}
     # Children before parents, whose own method may have the last word on a child; the first of
     # two layers with one weight after the second.
@@ -66,18 +76,13 @@ def redraw_(module: nn.Module, *, seed: int, prior: Priors | None = None) -> tup
         generator = torch.Generator().manual_seed(mix(seed, _number(name), 1))
         assigned[name].init_(convolutions[name], generator)
     drawn = {id(p) for layer in layers.values() for p in layer.parameters()}
+    drawn |= {id(convolutions[name].weight) for name in assigned}
     return tuple(_bare(name) for name, p in module.named_parameters() if id(p) not in drawn)
 
 
-def _refuse_undrawable(name: str, layer: nn.Module) -> None:
-    if any(is_lazy(p) for p in layer._parameters.values() if p is not None):
-        raise InputError(f"{name!r} is lazy and has no weight yet; run one batch through first")
-    # Weight norm and pruning of old leave a plain tensor in place of the parameter.
-    if is_parametrized(layer) or isinstance(vars(layer).get("weight"), Tensor):
-        raise InputError(
-            f"{name!r} has a parametrized weight, which its reset_parameters cannot reach; draw "
-            "before parametrizing"
-        )
+def _resettable(module: nn.Module) -> dict[str, Any]:
+    layers = {_bare(name): layer for name, layer in module.named_modules()}
+    return {n: x for n, x in layers.items() if callable(getattr(x, "reset_parameters", None))}
 
 
 def _generators(layer: nn.Module) -> list[Generator]:

@@ -4,8 +4,9 @@ import math
 from typing import Literal, get_args
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from convprior.errors import InputError
@@ -13,6 +14,28 @@ from convprior.filters.prior.algebra import TapAlgebra
 from convprior.filters.prior.gaussian import symmetric_root
 
 Scale = Literal["trace", "sum"]
+
+
+def refuse_undrawable(layer: nn.Module, name: str) -> None:
+    """Refuses a layer whose own parameters cannot be drawn in place.
+
+    Raises:
+        InputError: one is lazy, on the meta device, or computed from others.
+    """
+    own = [parameter for parameter in layer._parameters.values() if parameter is not None]
+    if any(is_lazy(parameter) for parameter in own):
+        raise InputError(f"{name} is lazy and has no weight yet; run one batch through first")
+    if any(parameter.is_meta for parameter in own):
+        raise InputError(
+            f"{name} is on the meta device, where nothing has values; move it with "
+            "to_empty(device=...) first"
+        )
+    # Weight norm and pruning of old leave a plain tensor in place of the parameter.
+    if is_parametrized(layer) or isinstance(vars(layer).get("weight"), Tensor):
+        raise InputError(
+            f"{name} has a parametrized weight, which a draw cannot reach; draw before "
+            "parametrizing"
+        )
 
 
 class TapGaussian(TapAlgebra):
@@ -49,9 +72,16 @@ class TapGaussian(TapAlgebra):
             ``(out_channels, in_channels, *kernel_size)`` on the generator's device.
 
         Raises:
-            InputError: ``normalize`` is neither, or is ``sum`` and the entries of ``Sigma`` sum
-                to about 0.
+            InputError: a count is below 1, ``gain`` is negative or not finite, ``dtype`` is not
+                real floating-point, ``normalize`` is neither, or is ``sum`` and the entries of
+                ``Sigma`` sum to about 0.
         """
+        if out_channels < 1 or in_channels < 1:
+            raise InputError(f"channels are {out_channels} out and {in_channels} in; give >= 1")
+        if not 0.0 <= gain < math.inf:
+            raise InputError(f"gain is {gain}; give a finite number >= 0")
+        if not dtype.is_floating_point:
+            raise InputError(f"dtype is {dtype}; give a real floating-point type")
         if normalize not in get_args(Scale):
             raise InputError(f"normalize is {normalize!r}; choose 'trace' or 'sum'")
         taps = self._variance.numel()
@@ -93,12 +123,15 @@ class TapGaussian(TapAlgebra):
             ``module``.
 
         Raises:
-            InputError: not a convolution, another kernel size, or a parametrized weight.
+            InputError: not a convolution, another kernel size, a parametrized weight or one without
+                values (lazy, meta device), or as in :meth:`sample`.
         """
         if not isinstance(module, _ConvNd):
-            raise InputError(f"{type(module).__name__} is no convolution; init_ draws only those")
-        if is_parametrized(module, "weight") or "weight" not in module._parameters:
-            raise InputError(f"the weight of {module} is parametrized; draw before parametrizing")
+            raise InputError(
+                f"{type(module).__name__} is no convolution, and init_ draws one; for those of a "
+                "network use redraw_(net, seed=0, prior=prior, only_prior=True)"
+            )
+        refuse_undrawable(module, str(module))
         self._check_size(tuple(module.kernel_size), str(module))
         weight = module.weight
         filters = weight.shape[0] * weight.shape[1]

@@ -74,7 +74,8 @@ def test_a_name_before_a_pattern_before_a_size(priors, expected):
     ("priors", "message"),
     [
         ({}, r"priors are \{\}; give a FilterPrior, or a mapping"),
-        (3.0, r"priors are 3\.0; give a FilterPrior, or a mapping"),
+        (3.0, r"law is 3\.0; choose one of .*, or give a FilterPrior or a mapping"),
+        ({3: ONE}, r"a key of the priors is 3; give a layer's name, a pattern or a kernel size"),
         ({"stem": 1.0}, r"the entry 'stem' is 1\.0; give a FilterPrior"),
         ({"stem": ONE, "stam": ONE}, "prior for 'stam' matches no convolution.*stem, block"),
         ({"head": ONE}, "prior for 'head' matches no convolution"),
@@ -82,7 +83,10 @@ def test_a_name_before_a_pattern_before_a_size(priors, expected):
         ({"stem": FIVE}, r"'stem' has kernel size \(5, 5\) and 'stem' has \(3, 3\)"),
         ({"3x3": FIVE}, r"'3x3' has kernel size \(5, 5\) and 'stem' has \(3, 3\)"),
         ({"block": FIVE}, r"no convolution of kernel size \(5, 5\) is among block\.0, block\.2"),
-        (FilterPrior.independent(7), r"no convolution of kernel size \(7, 7\)"),
+        (
+            FilterPrior.independent(7),
+            r"no convolution of kernel size \(7, 7\) is among stem[^*]*; give a prior of",
+        ),
     ],
 )
 def test_errors_name_the_entry(priors, message):
@@ -93,7 +97,7 @@ def test_errors_name_the_entry(priors, message):
 
 def test_a_singular_prior_of_a_mapping_is_named_by_its_layer():
     priors = {"3x3": ONE, "last.0": FilterPrior.mean_pool(3)}
-    with pytest.raises(InputError, match=r"layer 'last\.0': .*smallest eigenvalue"):
+    with pytest.raises(InputError, match=r"layer 'last\.0': .*is singular"):
         LocoReg(model(), 0.1, priors)
 
 
@@ -113,6 +117,16 @@ def test_digits_are_a_layer_before_they_are_a_size():
     network = nn.Sequential(*[nn.Conv1d(2, 2, 3) for _ in range(4)])
     assert list(LocoReg(network, 0.1, {"3": line}).costs) == ["3"]
     assert list(LocoReg(network[:2], 0.1, {"3": line}).costs) == ["0", "1"]
+
+
+@pytest.mark.parametrize("key", ["stem", "again", "ag*"])
+def test_every_name_of_a_module_takes_a_prior(key):
+    network = model()
+    network["again"] = network["stem"]
+    assert assign_priors(convolutions_of(network), {key: ONE}) == {"stem": ONE, "again": ONE}
+    assert list(LocoReg(network, 0.1, {key: ONE}).costs) == ["stem"]
+    with pytest.raises(InputError, match="'stem' and 'again' share one weight"):
+        LocoReg(network, 0.1, {"again": ONE, "stem": TWO})
 
 
 def test_tied_weights_have_one_prior():

@@ -1,6 +1,7 @@
 """Which layers LocoReg covers: selection, ties, wrappers, parametrizations, frozen weights."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from convprior.errors import InputError
-from convprior.filters import LocoReg, tap_costs
+from convprior.filters import FilterPrior, LocoReg, tap_costs
 from convprior.filters.reference import reference_penalty
 
 
@@ -62,6 +63,15 @@ def test_selection(selection, names):
         (lambda: LocoReg(model(), 0.1, exclude=["stem", "block", "up"]), "no matching layer"),
         (lambda: LocoReg(model(), 0.1, include=[]), "no matching layer"),
         (lambda: LocoReg(nn.LazyConv2d(4, 3), 0.1), "lazy.*one batch"),
+        (lambda: LocoReg(None, 0.1), "the model is a NoneType; give a torch.nn.Module"),
+        (lambda: LocoReg(model().parameters(), 0.1), "the model is a generator"),
+        (lambda: LocoReg(model(), 0.1, include=[3]), "include has 3; give names, patterns"),
+        (lambda: LocoReg(model(), 0.1, exclude=3), "exclude has 3; give names, patterns"),
+        (lambda: LocoReg(model(), 0.1, "quadratc"), "did you mean 'quadratic'.*FilterPrior or a"),
+        (lambda: LocoReg(model(), 0.1, schedule="linear"), "schedule is 'linear'; give a mapping"),
+        (lambda: LocoReg(model(), 0.1, schedule={3: 1.0}), "schedule names 3"),
+        (lambda: LocoReg(model(), 0.1, schedule={"stem": "a"}), "the factor a; give one >= 0"),
+        (lambda: LocoReg(model(), 0.1, floor="a"), "floor is 'a'"),
         (lambda: LocoReg(model(), 0.1, schedule={"blok": 2.0}), "schedule names 'blok'"),
         (lambda: LocoReg(model(), 0.1, schedule={"stem": -1.0}), "factor -1.0"),
         (lambda: LocoReg(model(), 0.1, schedule=lambda t: t - 0.5), "factor -0.5"),
@@ -111,6 +121,51 @@ def test_tied_weights_count_once():
     reg.decay_(0.5)
     expected = before * (1 - 0.1 * tap_costs(3)).float()
     torch.testing.assert_close(network["again"].weight.detach(), expected)
+
+
+def test_a_module_is_meant_by_any_of_its_names():
+    network = model()
+    network["same"] = network["block"][0]
+    for selection in ({"include": "same"}, {"include": "block.0"}, {"include": ["sa*", "block.0"]}):
+        assert list(LocoReg(network, 0.1, **selection).costs) == ["block.0"]
+    for name in ("same", "block.0"):
+        assert list(LocoReg(network, 0.1, exclude=name).costs) == ["stem", "block.2", "up"]
+        costs = LocoReg(network, 0.1, schedule={name: 2.0}).costs["block.0"]
+        torch.testing.assert_close(costs, 2 * tap_costs(3))
+
+
+@pytest.mark.parametrize("old", ["weight_norm", "spectral_norm", "prune"])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_the_older_parametrizations_are_computed_afresh(old):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 4, 3, dtype=torch.float64)
+    if old == "prune":
+        prune.random_unstructured(conv, "weight", 0.5)
+    else:
+        getattr(nn.utils, old)(conv)
+    reg = LocoReg(conv, 0.1)
+    optimizer = torch.optim.SGD(conv.parameters(), lr=0.5)
+    for _ in range(3):  # also without a forward pass between: the graph is made each time
+        optimizer.zero_grad()
+        reg().backward()
+        optimizer.step()
+    found = reg().item()
+    conv.eval()  # no power iteration
+    conv(torch.zeros(1, 3, 3, 3, dtype=torch.float64))
+    assert found == pytest.approx(reference_penalty(conv.weight, tap_costs(3), 0.1), rel=1e-12)
+
+
+@pytest.mark.parametrize("law", ["quadratic", FilterPrior.correlated(3)], ids=["diagonal", "full"])
+@pytest.mark.parametrize("channels", [3, 80])
+def test_a_process_may_hold_no_filter_of_a_layer(law, channels):
+    conv = nn.Conv2d(channels, 4, 3)
+    conv.weight = nn.Parameter(conv.weight.detach()[:0])
+    reg = LocoReg(conv, 0.1, law)
+    reg().backward()
+    assert conv.weight.grad.shape == conv.weight.shape
+    reg.add_gradient_()
+    reg.decay_(0.1)
+    assert reg().item() == 0.0
 
 
 def test_frozen_weights_are_left_out_while_frozen():
@@ -250,5 +305,13 @@ def test_repr_says_what_is_covered_and_with_what():
         "  up       ConvTranspose2d 2x2, c = 1 (plain L2); parametrized: penalty only\n"
         "  not covered: block.0, head"
     )
+
+    class Own(nn.Conv2d):
+        pass
+
+    assert "  Conv2d 3x3, decay" not in repr(LocoReg(Own(1, 1, 3), 0.1))
+    assert "  Conv2d 3x3, c = 0 to 1.5" in repr(LocoReg(Own(1, 1, 3), 0.1))
+    full = repr(LocoReg(nn.Conv2d(1, 1, 3), 0.1, FilterPrior.correlated(3)))
+    assert re.search(r"3x3, filters decay 0\.\d+ to [2-9]\.\d+ times as under plain L2", full)
     deep = nn.Sequential(*[nn.Conv2d(1, 1, 3) for _ in range(60)])
     assert "  and 20 more" in repr(LocoReg(deep, 0.1))

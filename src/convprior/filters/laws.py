@@ -215,7 +215,7 @@ def is_number(value: object) -> bool:
 
 
 def _is_positive(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 1
 
 
 def _squared_distances(kernel_size: KernelSize, dilation: KernelSize) -> Tensor:

@@ -3,13 +3,18 @@
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from convprior.errors import InputError
+from convprior.filters.laws import is_number
 
 Rule = str | type[nn.Module]
 Selection = Rule | Iterable[Rule] | None
@@ -24,11 +29,33 @@ class ConvLayer:
         name: its path in the model, without wrappers.
         module: the convolution itself.
         parametrized: its weight is computed from other tensors (weight norm, low rank).
+        aliases: further names of the same module in the model.
     """
 
     name: str
     module: _ConvNd
     parametrized: bool
+    aliases: tuple[str, ...] = ()
+
+    def weight(self) -> Tensor:
+        """The weight that the next forward pass will use."""
+        # The older weight norm, spectral norm and pruning compute it before each forward pass and
+        # leave it as an attribute, which an optimizer's step makes stale.
+        for hook in self.module._forward_pre_hooks.values():
+            fresh: Tensor | None = None
+            if isinstance(hook, WeightNorm) and hook.name == "weight":
+                fresh = hook.compute_weight(self.module)
+            elif isinstance(hook, SpectralNorm) and hook.name == "weight":
+                fresh = hook.compute_weight(self.module, do_power_iteration=False)
+            elif isinstance(hook, BasePruningMethod) and hook._tensor_name == "weight":
+                fresh = hook.apply_mask(self.module)  # type: ignore[no-untyped-call]
+            if fresh is not None:
+                return fresh
+        return self.module.weight
+
+    def fits(self, rule: Rule) -> bool:
+        """Whether a rule means this layer, by any of its names."""
+        return any(matches(rule, name, self.module) for name in (self.name, *self.aliases))
 
     def tensors(self) -> list[Tensor]:
         """The parameters an optimizer holds for this weight."""
@@ -50,18 +77,31 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def convolutions_of(model: nn.Module) -> dict[str, _ConvNd]:
-    """Every convolution of a model by its bare name, in registration order, tied ones too."""
+    """Every convolution of a model by its bare name, in registration order, under all its names.
+
+    Raises:
+        InputError: ``model`` is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model is a {type(model).__name__}; give a torch.nn.Module")
     everything = {
         name.replace("_orig_mod.", "").removesuffix("._orig_mod"): module
-        for name, module in unwrap(model).named_modules()
+        for name, module in unwrap(model).named_modules(remove_duplicate=False)
     }
     return {n: m for n, m in everything.items() if isinstance(m, _ConvNd)}
 
 
-def as_layer(name: str, module: _ConvNd) -> ConvLayer:
-    """The convolution with the answer to whether its weight is computed from other tensors."""
-    computed = is_parametrized(module, "weight") or module._parameters.get("weight") is None
-    return ConvLayer(name, module, computed)
+def layers_of(convolutions: Mapping[str, _ConvNd]) -> list[ConvLayer]:
+    """One layer for each module, under its first name, with its other names as aliases."""
+    names: dict[int, list[str]] = {}
+    for name, module in convolutions.items():
+        names.setdefault(id(module), []).append(name)
+    layers = []
+    for first, *others in names.values():
+        module = convolutions[first]
+        computed = is_parametrized(module, "weight") or module._parameters.get("weight") is None
+        layers.append(ConvLayer(first, module, computed, tuple(others)))
+    return layers
 
 
 def select_convolutions(
@@ -81,35 +121,36 @@ def select_convolutions(
 
     Returns:
         One entry per distinct weight: a weight tied between layers appears once, under its
-        first name.
+        first name. A module registered under several names is meant by any of them.
 
     Raises:
-        InputError: a rule matches nothing, no layer is left, or a lazy layer has no shape yet.
+        InputError: ``model`` is no module, a rule matches nothing or is no rule, no layer is left,
+            or a lazy layer has no shape yet.
 
     Source: our choice.
     """
     convolutions = convolutions_of(model)
-    wanted, unwanted = _rules(include), _rules(exclude)
+    found = layers_of(convolutions)
+    wanted, unwanted = _rules(include, "include"), _rules(exclude, "exclude")
     for rule in (*wanted, *unwanted):
-        if not any(matches(rule, name, module) for name, module in convolutions.items()):
+        if not any(layer.fits(rule) for layer in found):
             shown = repr(rule) if isinstance(rule, str) else rule.__name__
             raise InputError(
                 f"{shown} matches no convolution of this model; it has "
                 f"{listing(list(convolutions))}"
             )
     layers: dict[tuple[int, ...], ConvLayer] = {}
-    for name, module in convolutions.items():
-        if include is not None and not any(matches(rule, name, module) for rule in wanted):
+    for layer in found:
+        if include is not None and not any(map(layer.fits, wanted)):
             continue
-        if any(matches(rule, name, module) for rule in unwanted):
+        if any(map(layer.fits, unwanted)) or (among is not None and layer.name not in among):
             continue
-        if among is not None and name not in among:
-            continue
-        plain = module._parameters.get("weight")
+        plain = layer.module._parameters.get("weight")
         if plain is not None and is_lazy(plain):
-            raise InputError(f"{name!r} is lazy and has no weight yet; run one batch through first")
-        layer = as_layer(name, module)
-        key = tuple(id(tensor) for tensor in layer.tensors()) or (id(module),)
+            raise InputError(
+                f"{layer.name!r} is lazy and has no weight yet; run one batch through first"
+            )
+        key = tuple(id(tensor) for tensor in layer.tensors()) or (id(layer.module),)
         layers.setdefault(key, layer)
     if not convolutions:
         raise InputError("no matching layer: this model has no convolution; check the model")
@@ -134,36 +175,47 @@ def schedule_factors(layers: list[ConvLayer], schedule: Schedule) -> list[float]
         One factor >= 0 per layer.
 
     Raises:
-        InputError: a name matches no layer, or a factor is negative or not finite.
+        InputError: a name matches no layer, a factor is no number >= 0, or ``schedule`` is none of
+            the above.
 
     Source: our choice.
     """
     if schedule is None:
         return [1.0] * len(layers)
+    factors: list[float] = [1.0] * len(layers)
     if isinstance(schedule, Mapping):
-        factors = [1.0] * len(layers)
         for rule, factor in schedule.items():
-            hits = [i for i, layer in enumerate(layers) if matches(rule, layer.name, layer.module)]
+            text = isinstance(rule, str)
+            hits = [i for i, layer in enumerate(layers) if text and layer.fits(rule)]
             if not hits:
                 names = listing([layer.name for layer in layers])
                 raise InputError(f"schedule names {rule!r}, but the covered layers are {names}")
             for index in hits:
-                factors[index] = float(factor)
-    else:
+                factors[index] = factor
+    elif callable(schedule):
         last = max(len(layers) - 1, 1)
-        factors = [float(schedule(index / last)) for index in range(len(layers))]
+        factors = [schedule(index / last) for index in range(len(layers))]
+    else:
+        raise InputError(
+            f"schedule is {schedule!r}; give a mapping from names to factors, or a function of the "
+            "relative depth such as lambda t: 1 - t"
+        )
     for layer, factor in zip(layers, factors, strict=True):
-        if not 0.0 <= factor < float("inf"):
+        if not is_number(factor) or not 0.0 <= factor < float("inf"):
             raise InputError(f"schedule gives {layer.name!r} the factor {factor}; give one >= 0")
-    return factors
+    return [float(factor) for factor in factors]
 
 
-def _rules(selection: Selection) -> tuple[Rule, ...]:
+def _rules(selection: Selection, what: str) -> tuple[Rule, ...]:
     if selection is None:
         return ()
-    if isinstance(selection, str | type):
-        return (selection,)
-    return tuple(selection)
+    given: Any = selection
+    single = isinstance(given, str | type) or not isinstance(given, Iterable)
+    rules = (given,) if single else tuple(given)
+    for rule in rules:
+        if not isinstance(rule, str | type):
+            raise InputError(f"{what} has {rule!r}; give names, patterns or module types")
+    return rules
 
 
 def matches(rule: Rule, name: str, module: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from convprior.errors import InputError
-from convprior.filters.laws import Control, Law, costs_of_shape, tap_costs
+from convprior.filters.laws import Control, Law, check_law, costs_of_shape, tap_costs
 from convprior.filters.locoreg.full_precision import precision_matrix
 from convprior.filters.prior.assignment import Priors, assign_priors
 from convprior.filters.prior.filter_prior import FilterPrior
@@ -17,8 +17,8 @@ from convprior.filters.selection import (
     ConvLayer,
     Schedule,
     Selection,
-    as_layer,
     convolutions_of,
+    layers_of,
     schedule_factors,
     select_convolutions,
     unwrap,
@@ -48,6 +48,11 @@ class Covered:
     least: float
     largest: float
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether every cost is 1: plain L2."""
+        return self.matrix is None and self.least == self.largest == 1.0
+
     def precision(self) -> Tensor:
         """``factor * A``, (taps, taps); ``A = diag(c)`` where the taps are uncorrelated."""
         return self.costs.flatten().diag() if self.matrix is None else self.matrix.clone()
@@ -59,9 +64,10 @@ def covered_layers(
     """The layers that a law or priors cover; with them the law's name, or each layer's prior.
 
     Raises:
-        InputError: as :func:`select_convolutions` and :func:`assign_priors`.
+        InputError: as :func:`select_convolutions` and :func:`assign_priors`, or ``law`` is neither.
     """
-    if isinstance(law, str):
+    if not isinstance(law, FilterPrior | Mapping):
+        check_law(law, ", or give a FilterPrior or a mapping from layers to them")
         return select_convolutions(model, include, exclude), law
     priors = assign_priors(convolutions_of(model), law)
     return select_convolutions(model, include, exclude, priors), priors
@@ -130,6 +136,12 @@ def _of_prior(
 ) -> Covered:
     if prior.is_diagonal:
         costs = costs_of_shape(1.0 / prior.variance, floor, control=control, seed=seed)
+        if control == "reversed":
+            # The prior's own floor, its cheapest tap, is plain L2 and has no order to turn around.
+            ahead = costs_of_shape(1.0 / prior.variance)
+            least = float(ahead.min())
+            whole = least + (1.0 - least) * floor
+            costs = costs_of_shape(ahead - least, min(whole, 1.0), control=control)
         return _diagonal(layer, factor * costs, kind)
     try:
         matrix = factor * precision_matrix(prior, floor, control=control, seed=seed)
@@ -145,8 +157,8 @@ def _of_prior(
 def other_convolutions(model: nn.Module, layers: Sequence[ConvLayer]) -> list[ConvLayer]:
     """The convolutions whose weight is none of those of ``layers``."""
     covered = {id(tensor) for layer in layers for tensor in layer.tensors()}
-    others = [as_layer(name, module) for name, module in convolutions_of(model).items()]
-    return [layer for layer in others if covered.isdisjoint(map(id, layer.tensors()))]
+    everything = layers_of(convolutions_of(model))
+    return [layer for layer in everything if covered.isdisjoint(map(id, layer.tensors()))]
 
 
 def uncovered_layers(model: nn.Module, layers: Sequence[ConvLayer]) -> list[str]:
@@ -167,13 +179,15 @@ def describe(head: str, covered: Sequence[Covered], uncovered: Sequence[str]) ->
     for item in covered[:_SHOWN]:
         module = item.layer.module
         size = "x".join(str(k) for k in module.kernel_size)
-        what = "c" if item.matrix is None else "eigenvalues of A"
-        costs = f"{what} = {item.least:.4g} to {item.largest:.4g}"
-        if item.matrix is None and item.least == item.largest:
+        costs = f"c = {item.least:.4g} to {item.largest:.4g}"
+        if item.matrix is not None:
+            costs = f"filters decay {item.least:.4g} to {item.largest:.4g} times as under plain L2"
+        elif item.least == item.largest:
             costs = f"c = {item.least:.4g} (plain L2)"
         note = "; parametrized: penalty only" if item.layer.parametrized else ""
         frozen = "" if module.weight.requires_grad else "; frozen"
-        kind = type_before_parametrizations(module).__name__
+        bases = type_before_parametrizations(module).__mro__
+        kind = next(base for base in bases if base.__module__.startswith("torch.nn.")).__name__
         lines.append(f"  {item.layer.name:<{width}}  {kind} {size}, {costs}{note}{frozen}")
     if len(covered) > _SHOWN:
         lines.append(f"  and {len(covered) - _SHOWN} more")

@@ -20,7 +20,8 @@ def assign_priors(convolutions: Mapping[str, _ConvNd], priors: Priors) -> dict[s
     The keys of a mapping are layer names, shell patterns or parents' names (``"layer1.*"``,
     ``"layer1"``), or kernel sizes (``"3x3"``). A name fits one layer; a pattern, a kernel size and
     a single prior fit the layers of the prior's kernel size. Where several fit, a name goes before
-    a pattern and a pattern before a kernel size; of two patterns the later counts.
+    a pattern and a pattern before a kernel size; of two patterns the later counts. A module that
+    has several names gets under each what it gets under one.
 
     Args:
         convolutions: by name.
@@ -30,13 +31,13 @@ def assign_priors(convolutions: Mapping[str, _ConvNd], priors: Priors) -> dict[s
         Name -> prior, in the order of ``convolutions``.
 
     Raises:
-        InputError: a key fits no layer, a named layer has another kernel size than its prior, a
-            value is no prior, or two layers that share a weight get different priors.
+        InputError: a key fits no layer or is no text, a named layer has another kernel size than
+            its prior, a value is no prior, or two layers that share a weight get different priors.
 
     Source: our choice.
     """
     if isinstance(priors, FilterPrior):
-        priors = {"*": priors}
+        return _single(convolutions, priors)
     if not isinstance(priors, Mapping) or not priors:
         raise InputError(
             f"priors are {priors!r}; give a FilterPrior, or a mapping from layer names, patterns "
@@ -46,6 +47,11 @@ def assign_priors(convolutions: Mapping[str, _ConvNd], priors: Priors) -> dict[s
     for key, prior in priors.items():
         if not isinstance(prior, FilterPrior):
             raise InputError(f"the entry {key!r} is {prior!r}; give a FilterPrior")
+        if not isinstance(key, str):
+            raise InputError(
+                f"a key of the priors is {key!r}; give a layer's name, a pattern or a kernel size "
+                'such as "3x3", as text'
+            )
         rank, named = _named(key, convolutions)
         fitting = [n for n in named if tuple(convolutions[n].kernel_size) == prior.kernel_size]
         _check(key, prior, rank, named, fitting, convolutions)
@@ -53,7 +59,19 @@ def assign_priors(convolutions: Mapping[str, _ConvNd], priors: Priors) -> dict[s
     together = found[0] | found[1] | found[2]
     assigned = {name: together[name] for name in convolutions if name in together}
     _check_ties(convolutions, assigned)
-    return assigned
+    of_module = {id(convolutions[name]): prior for name, prior in assigned.items()}
+    return {n: of_module[id(m)] for n, m in convolutions.items() if id(m) in of_module}
+
+
+def _single(convolutions: Mapping[str, _ConvNd], prior: FilterPrior) -> dict[str, FilterPrior]:
+    size = prior.kernel_size
+    fitting = [name for name, module in convolutions.items() if tuple(module.kernel_size) == size]
+    if not fitting:
+        raise InputError(
+            f"no matching layer: no convolution of kernel size {size} is among "
+            f"{listing(list(convolutions))}; give a prior of their size"
+        )
+    return dict.fromkeys(fitting, prior)
 
 
 def _named(key: str, convolutions: Mapping[str, _ConvNd]) -> tuple[int, list[str]]:

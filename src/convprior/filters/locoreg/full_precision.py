@@ -138,13 +138,16 @@ def shrink_(
 
 class _PrecisionSquares(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, matrices: list[Tensor], roots: list[Tensor], *weights: Tensor) -> Tensor:
-        ctx.matrices = matrices
-        ctx.save_for_backward(*weights)
+    def forward(_matrices: list[Tensor], roots: list[Tensor], *weights: Tensor) -> Tensor:
         with torch.autocast(weights[0].device.type, enabled=False):
             pairs = zip(weights, roots, strict=True)
             norms = [torch.linalg.vector_norm(times(weight, root)) for weight, root in pairs]
             return torch.stack(norms).square().sum()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Tensor) -> None:  # torch.func's
+        ctx.matrices, _, *weights = inputs
+        ctx.save_for_backward(*weights)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:

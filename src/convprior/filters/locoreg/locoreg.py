@@ -5,6 +5,9 @@ No code of the authors is known and the formula is not in the public text, so th
 (:mod:`convprior.filters.laws`) and the ways of applying them are our choice.
 """
 
+# Annotations stay text, so that help() shows the names of the types and not what they are made of.
+from __future__ import annotations
+
 import math
 from collections import defaultdict
 from typing import Any, Literal
@@ -14,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from convprior.errors import InputError
-from convprior.filters.laws import Control, Law
+from convprior.filters.laws import Control, Law, is_number
 from convprior.filters.locoreg.coverage import (
     Covered,
     cover,
@@ -105,8 +108,6 @@ class LocoReg:
         exclude: Selection = None,
         schedule: Schedule = None,
     ) -> None:
-        if not 0.0 <= strength < math.inf:
-            raise InputError(f"strength is {strength}; give a finite number >= 0")
         if distance not in ("taps", "pixels"):
             raise InputError(f"distance is {distance!r}; choose 'taps' or 'pixels'")
         layers, law_or_priors = covered_layers(model, law, include, exclude)
@@ -128,6 +129,17 @@ class LocoReg:
         if control is not None:
             self._settings += f", control={control!r}"
         self._prepared = Prepared()
+
+    @property
+    def strength(self) -> float:
+        """Lambda, a finite number >= 0; assignment checks that."""
+        return self._strength
+
+    @strength.setter
+    def strength(self, strength: float) -> None:
+        if not is_number(strength) or not 0.0 <= strength < math.inf:
+            raise InputError(f"strength is {strength!r}; give a finite number >= 0")
+        self._strength = strength
 
     @property
     def costs(self) -> dict[str, Tensor]:
@@ -176,13 +188,20 @@ class LocoReg:
 
         Source: our choice.
         """
+        plain: list[tuple[Tensor, Tensor]] = []
         kinds: dict[bool, list[tuple[Tensor, Tensor, Tensor]]] = {True: [], False: []}
         for item, whole in self._trainable(in_place=True):
             if whole.grad is None:
                 whole.grad = torch.zeros_like(whole)
             weight = local(whole)
+            if item.is_plain:
+                plain.append((local(whole.grad), weight))
+                continue
             ready = self._prepared.weights_for(item, weight)
             kinds[item.matrix is None].append((local(whole.grad), weight, ready))
+        if plain:  # the operation of torch.optim, bit for bit
+            gradients, weights = (list(part) for part in zip(*plain, strict=True))
+            torch._foreach_add_(gradients, weights, alpha=2.0 * self.strength)
         if kinds[True]:
             gradients, weights, tiles = (list(part) for part in zip(*kinds[True], strict=True))
             torch._foreach_addcmul_(gradients, weights, tiles, value=2.0 * self.strength)
@@ -206,7 +225,7 @@ class LocoReg:
         Raises:
             InputError: ``2 lr strength`` times the largest cost or eigenvalue of ``A`` is >= 1 (a
                 tap or filter would vanish or change its sign), a covered weight is parametrized,
-                or the optimizer does not hold one.
+                or the optimizer does not hold one or decays it itself.
 
         Source: Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (ICLR 2019), per
         tap: our choice.
@@ -281,7 +300,6 @@ class LocoReg:
                     f"the weight of {item.layer.name!r} is parametrized, so it cannot be changed "
                     "in place; add the penalty reg() to the loss, or exclude the layer"
                 )
-            weight = item.layer.module.weight
             if any(tensor.requires_grad for tensor in item.layer.tensors()):
-                members.append((item, weight))
+                members.append((item, item.layer.weight()))
         return members

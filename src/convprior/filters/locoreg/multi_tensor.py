@@ -39,7 +39,7 @@ def tile(costs: Tensor, weight: Tensor) -> Tensor:
         ``(1 or out, in, *kernel_size)`` in the memory format of ``weight``; half-precision weights
         get float32 costs, since ``1 - 1e-4`` is 1 in bfloat16.
     """
-    whole = weight.device.type != "cpu" or weight[0].numel() < _SHORT_ROW
+    whole = weight.device.type != "cpu" or weight.shape[1:].numel() < _SHORT_ROW
     model = weight.detach() if whole else weight.detach()[:1]
     dtype = torch.float32 if weight.dtype in HALF else weight.dtype
     return torch.empty_like(model, dtype=dtype).copy_(costs)
@@ -63,9 +63,7 @@ def weighted_squares(weights: Sequence[Tensor], tiles: list[Tensor], roots: list
 
 class _WeightedSquares(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tiles: list[Tensor], roots: list[Tensor], *weights: Tensor) -> Tensor:
-        ctx.tiles = tiles
-        ctx.save_for_backward(*weights)
+    def forward(_tiles: list[Tensor], roots: list[Tensor], *weights: Tensor) -> Tensor:
         if weights[0].device.type == "cpu":
             # One product at a time stays in memory the allocator already has; all at once cost
             # four times as much in page faults, and multi-tensor calls are loops here anyway.
@@ -74,6 +72,11 @@ class _WeightedSquares(torch.autograd.Function):
         else:
             norms = list(torch._foreach_norm(torch._foreach_mul(weights, roots)))
         return torch.stack(norms).square().sum()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Tensor) -> None:  # torch.func's
+        ctx.tiles, _, *weights = inputs
+        ctx.save_for_backward(*weights)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ from torch.optim import Optimizer
 
 from convprior.errors import InputError
 from convprior.filters.locoreg.coverage import Covered
+from convprior.filters.locoreg.double_decay import refuse_double_decay
 
 Rate = float | Tensor
 
@@ -14,12 +15,20 @@ Rate = float | Tensor
 def rates_of(lr: Rate | Optimizer, members: Sequence[tuple[Covered, Tensor]]) -> list[Rate]:
     """The learning rate of each weight: one for all, or that of its group in an optimizer.
 
+    A step that the optimizer will skip, since a GradScaler found an overflow, has the rate 0.
+
     Raises:
-        InputError: the optimizer does not hold one of the weights.
+        InputError: the optimizer does not hold one of the weights, or decays one itself.
     """
     if not isinstance(lr, Optimizer):
         return [_number(lr)] * len(members)
-    rate_of = {id(p): _number(group["lr"]) for group in lr.param_groups for p in group["params"]}
+    refuse_double_decay(lr, [item.layer for item, _ in members])
+    # Fused optimizers are stepped in any case and skip inside, as this attribute tells them.
+    skipped = getattr(lr, "found_inf", None)
+    rate_of: dict[int, Rate] = {}
+    for group in lr.param_groups:
+        rate = _unless(skipped, _number(group["lr"]))
+        rate_of.update((id(parameter), rate) for parameter in group["params"])
     rates = []
     for item, weight in members:
         if id(weight) not in rate_of:
@@ -66,6 +75,14 @@ def _check(item: Covered, strength: float, rate: float) -> None:
             f"strength={strength:g}, {largest}={item.largest:g}); it must be in [0, 1), or {part} "
             "changes its sign; lower one of them"
         )
+
+
+def _unless(skipped: Tensor | None, rate: Rate) -> Rate:
+    if skipped is None:
+        return rate
+    if skipped.device.type == "cpu":
+        return 0.0 if float(skipped) else rate
+    return rate * (1.0 - skipped.double())
 
 
 def _number(lr: Rate) -> Rate:

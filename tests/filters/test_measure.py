@@ -231,7 +231,15 @@ def test_measured_priors_by_layer_and_by_kernel_size():
         (lambda p: measured_priors(nn.Conv2d(3, 3, 1)), "every convolution is 1x1"),
         (lambda p: measured_priors(network(), per="size"), "per is 'size'"),
         (
-            lambda p: measured_priors(network(), toward=FilterPrior.locality(7)),
+            lambda p: measured_priors(network(), toward=FilterPrior.locality(3)),
+            "toward is given and shrinkage is 0",
+        ),
+        (
+            lambda p: FilterPrior.measured(nn.Conv2d(3, 3, 3), toward=FilterPrior.locality(3)),
+            "toward is given and shrinkage is 0",
+        ),
+        (
+            lambda p: measured_priors(network(), shrinkage=0.1, toward=FilterPrior.locality(7)),
             r"no convolution has the kernel size \(7, 7\)",
         ),
         (

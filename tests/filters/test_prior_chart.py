@@ -60,7 +60,19 @@ def test_the_chart_draws(prior):
     prior.chart().save(buffer, format="svg")
     svg = buffer.getvalue()
     assert svg.startswith("<svg")
-    assert all(word in svg for word in repr(prior).split())
+    assert f"Filter prior, {'x'.join(map(str, prior.kernel_size))} taps" in svg
+
+
+def test_the_title_is_short():
+    smooth = FilterPrior.correlated(3, "matern32", 1.0)
+    prior = smooth.scaled(FilterPrior.locality(3)).shrink(0.1, smooth * smooth)
+    title = prior.chart().to_dict()["title"]
+    assert title["text"] == "Filter prior, 3x3 taps"
+    assert len(title["subtitle"]) <= 80
+    assert title["subtitle"].endswith(" ...")
+    title = FilterPrior.mean_pool(2).chart().to_dict()["title"]
+    assert title["text"] == "Filter prior, 2x2 taps, singular: rank 1 of 4"
+    assert title["subtitle"] == "mean_pool(kernel_size=(2, 2))"
 
 
 def _data(whole, part):

@@ -63,9 +63,19 @@ def test_copies_and_pickles_are_equal():
 
 
 def test_names_must_be_texts(tmp_path):
-    for priors in ({}, {3: FilterPrior.independent(3)}):
-        with pytest.raises(InputError, match="at least one, all texts"):
+    for priors in ({}, {3: FilterPrior.independent(3)}, {"a\nb": FilterPrior.independent(3)}):
+        with pytest.raises(InputError, match="at least one, all printable texts"):
             save_priors(tmp_path / "p", priors)
+
+
+def test_what_cannot_be_saved_is_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="the entry 'a' is 3; give a FilterPrior"):
+        save_priors(tmp_path / "p", {"a": 3})
+    with pytest.raises(InputError, match="priors are a FilterPrior; give a mapping"):
+        save_priors(tmp_path / "p", FilterPrior.independent(3))
+    with pytest.raises(InputError, match="contains a null character"):
+        FilterPrior.independent(3).save("a\0b")
+    assert not (tmp_path / "p").exists()
 
 
 @pytest.fixture
@@ -85,12 +95,14 @@ def assert_refused(path, message):
 
 def test_files_that_are_none_of_ours(tmp_path):
     path = tmp_path / "other.safetensors"
-    assert_refused(path, "cannot be read as a file of priors")
+    assert_refused(path, "^there is no file '[^']*'; write one with FilterPrior.save")
     assert_refused(tmp_path, "cannot be read as a file of priors")
     for garbage in (b"", b"garbage", bytes(1000), b"\xff" * 100):
         path.write_bytes(garbage)
         assert_refused(path, "cannot be read as a file of priors")
     save_file({"conv.weight": torch.ones(1, 1, 3, 3)}, path)
+    assert_refused(path, r"holds no priors; these look like weights: FilterPrior\.measured\('")
+    save_file({"fc.weight": torch.ones(2, 2)}, path)
     assert_refused(path, "holds no priors; write such a file with FilterPrior.save")
     save_file({"x": torch.ones(1)}, path, metadata={"convprior": "{"})
     assert_refused(path, "cannot be read")
@@ -131,6 +143,7 @@ def broken_matrix(tensors):
         (lambda t, h: h.update(priors=[3]), "is damaged"),
         (lambda t, h: h["priors"][0].update(made="two\nlines"), "a name is no text"),
         (lambda t, h: h["priors"][0].update(name=None), "a name is no text"),
+        (lambda t, h: h["priors"][0].update(name="two\nlines"), "a name is no text"),
         (lambda t, h: h["priors"][0].update(kernel_size=None), "has variances of shape"),
     ],
 )

@@ -1,7 +1,7 @@
 """A picture of a prior: its variances where the taps are, and its correlation matrix."""
 
 from itertools import product
-from textwrap import wrap
+from textwrap import shorten
 from typing import Any
 
 from convprior._drawing import INK, inline, styled
@@ -9,7 +9,7 @@ from convprior._optional import require
 from convprior.filters.prior.covariance import TapCovariance
 
 _SIDE, _MATRIX = 34, 240  # pixels: of a tap, of the correlation matrix
-_LINE = 80  # characters of the title
+_LINE = 80  # characters of the subtitle
 _MOST_NUMBERS = 49  # taps whose variances are also written down
 
 
@@ -19,7 +19,17 @@ def draw(prior: TapCovariance) -> Any:
     return styled(
         altair.hconcat(_variances(altair, prior), _correlations(altair, prior), spacing=30)
         .resolve_scale(color="independent")
-        .properties(title=_title(altair, wrap(repr(prior), _LINE)))
+        .properties(title=_heading(altair, prior))
+    )
+
+
+def _heading(altair: Any, prior: TapCovariance) -> Any:
+    text = f"Filter prior, {'x'.join(map(str, prior.kernel_size))} taps"
+    if prior.is_singular:
+        text += f", singular: rank {prior.rank} of {prior.variance.numel()}"
+    made = shorten(prior._made.replace("FilterPrior.", ""), _LINE, placeholder=" ...")
+    return altair.TitleParams(
+        text, subtitle=made, color=INK, subtitleColor=INK, fontSize=14, anchor="start", offset=12
     )
 
 
@@ -77,7 +87,7 @@ def _correlations(altair: Any, prior: TapCovariance) -> Any:
     )
 
 
-def _title(altair: Any, text: str | list[str]) -> Any:
+def _title(altair: Any, text: str) -> Any:
     return altair.TitleParams(
         text, color=INK, fontSize=12, fontWeight="normal", anchor="start", offset=6
     )

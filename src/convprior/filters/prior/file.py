@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from convprior._files import load_tensors, save_tensors
-from convprior.errors import RunError
+from convprior.errors import InputError, RunError
 
 _KIND, _FORMAT = "filter priors", 1
 
@@ -31,8 +31,11 @@ def write_priors(path: Path, priors: Mapping[str, StoredPrior]) -> None:
     """Writes ``priors`` in place of ``path``, atomically.
 
     Raises:
+        InputError: ``path`` can be no file's.
         RunError: the file cannot be written.
     """
+    if "\0" in str(path):
+        raise InputError(f"the path {str(path)!r} contains a null character; give another")
     tensors, entries = {}, []
     for index, (name, prior) in enumerate(priors.items()):
         tensors[f"{index}.variance"] = prior.variance
@@ -48,12 +51,19 @@ def read_priors(path: Path) -> dict[str, StoredPrior]:
     Raises:
         RunError: the file is absent, damaged, of another kind or of another format.
     """
+    if not path.exists():
+        raise RunError(
+            f"there is no file {str(path)!r}; write one with FilterPrior.save or save_priors"
+        )
     try:
         tensors, header = load_tensors(path)
     except RunError as error:
         raise RunError(f"{path} cannot be read as a file of priors: {error.__cause__}") from error
     if not isinstance(header, dict) or header.get("kind") != _KIND:
-        raise RunError(f"{path} holds no priors; write such a file with FilterPrior.save")
+        fix = "write such a file with FilterPrior.save"
+        if any(name.endswith("weight") and 3 <= t.ndim <= 5 for name, t in tensors.items()):
+            fix = f"these look like weights: FilterPrior.measured({str(path)!r}) makes a prior"
+        raise RunError(f"{path} holds no priors; {fix}")
     if header.get("format") != _FORMAT:
         raise RunError(
             f"{path} has format {header.get('format')!r} and this version of convprior reads "
@@ -77,7 +87,7 @@ def _stored(entries: Any, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, 
     for index, entry in enumerate(entries):
         name, made = entry["name"], entry["made"]
         variance, correlation = tensors[f"{index}.variance"], tensors[f"{index}.correlation"]
-        if not isinstance(name, str) or not isinstance(made, str) or not made.isprintable():
+        if not all(isinstance(text, str) and text.isprintable() for text in (name, made)):
             raise TypeError("a name is no text")
         if list(variance.shape) != entry["kernel_size"]:
             raise ValueError(f"{name!r} has variances of shape {tuple(variance.shape)}")

@@ -182,14 +182,16 @@ class FilterPrior(TapGaussian):
             layer: name of one layer of it, its parent's, or a shell pattern; None means all.
             kernel_size: of the layers to pool; needed when they have several sizes beyond 1x1.
             shrinkage: share of ``toward`` mixed in, in [0, 1].
-            toward: a prior of that kernel size; None means :meth:`independent`.
+            toward: a prior of that kernel size, which needs ``shrinkage`` > 0; None means
+                :meth:`independent`.
             monotone: make the variances equal at equal distance from the center and
                 non-increasing outward (pool-adjacent-violators); before shrinking.
 
         Raises:
-            InputError: no convolution, several kernel sizes, or a tap that is zero in every
-                filter (the message names layer and tap).
+            InputError: no convolution, several kernel sizes, a tap that is zero in every
+                filter (the message names layer and tap), or ``toward`` without ``shrinkage``.
         """
+        check_toward(shrinkage, toward)
         banks = banks_of_one_size(source, layer, kernel_size)
         return cls._of_banks(banks, shrinkage, toward, monotone)
 
@@ -216,6 +218,8 @@ class FilterPrior(TapGaussian):
 
     def chart(self) -> Any:
         """An altair chart: the tap variances as a heat map, beside the correlation matrix.
+
+        ``.save("prior.svg")`` writes it; both need the extra ``lab``.
 
         Raises:
             MissingExtraError: altair is not installed.
@@ -259,3 +263,13 @@ class FilterPrior(TapGaussian):
             raise damaged(path, "the variances do not have mean 1")
         prior._variance = stored.variance  # dividing by the mean again may change the last bit
         return prior._named(stored.made)
+
+
+def check_toward(shrinkage: float, toward: TapCovariance | None) -> None:
+    """Refuses a prior to shrink toward by nothing.
+
+    Raises:
+        InputError: ``toward`` is given and ``shrinkage`` is 0.
+    """
+    if toward is not None and shrinkage == 0:
+        raise InputError("toward is given and shrinkage is 0, so it has no effect; give > 0")

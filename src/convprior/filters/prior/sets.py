@@ -10,7 +10,7 @@ from convprior.errors import InputError
 from convprior.filters.filter_banks import FilterBank, Source
 from convprior.filters.prior.covariance import TapCovariance
 from convprior.filters.prior.file import read_priors, write_priors
-from convprior.filters.prior.filter_prior import FilterPrior
+from convprior.filters.prior.filter_prior import FilterPrior, check_toward
 from convprior.filters.prior.sources import all_banks, size_of
 
 
@@ -38,12 +38,14 @@ def measured_priors(
         The priors, layers in their order and kernel sizes in that of their first layer.
 
     Raises:
-        InputError: there is no convolution larger than 1x1, or a layer cannot be measured.
+        InputError: there is no convolution larger than 1x1, a layer cannot be measured, or
+            ``toward`` is given without ``shrinkage``.
 
     Source: our choice.
     """
     if per not in ("layer", "kernel_size"):
         raise InputError(f"per is {per!r}; choose 'layer' or 'kernel_size'")
+    check_toward(shrinkage, toward)
     several = isinstance(source, list | tuple)
     sources = cast("Sequence[Source]", source if several else [source])
     groups: dict[str, list[FilterBank]] = {}
@@ -72,11 +74,20 @@ def save_priors(path: str | os.PathLike[str], priors: Mapping[str, FilterPrior])
     """Writes named priors to one safetensors file, as :meth:`FilterPrior.save` does one.
 
     Raises:
-        InputError: there are none, or a name is no text.
+        InputError: there are none, or a name is no printable text.
         RunError: the file cannot be written.
     """
-    if not priors or not all(isinstance(name, str) for name in priors):
-        raise InputError(f"the priors' names are {list(priors)}; give at least one, all texts")
+    if not isinstance(priors, Mapping):
+        raise InputError(
+            f"priors are a {type(priors).__name__}; give a mapping from names to priors"
+        )
+    if not priors or not all(isinstance(name, str) and name.isprintable() for name in priors):
+        raise InputError(
+            f"the priors' names are {list(priors)}; give at least one, all printable texts"
+        )
+    for name, prior in priors.items():
+        if not isinstance(prior, FilterPrior):
+            raise InputError(f"the entry {name!r} is {prior!r}; give a FilterPrior")
     write_priors(Path(path), {name: prior._stored() for name, prior in priors.items()})
 
 

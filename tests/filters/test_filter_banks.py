@@ -102,6 +102,8 @@ def test_files_of_other_types_are_one_sentence(tmp_path):
         save_file({"a.weight": weight}, path)
         with pytest.raises(InputError, match="the weight of 'a'"):
             filter_banks(path)
+    with pytest.raises(InputError, match="is a folder; give the path of a safetensors file"):
+        filter_banks(tmp_path)
     path.write_bytes(b"no tensors")
     with pytest.raises(InputError, match="could not read"):
         filter_banks(path)

@@ -92,6 +92,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     if not Path(path).exists():
         raise InputError(f"there is no file or folder {str(path)!r}; check the path")
+    if Path(path).is_dir():
+        raise InputError(f"{str(path)!r} is a folder; give the path of a safetensors file")
     try:
         with safe_open(path, framework="pt") as file:
             names = sorted(file.keys(), key=_natural)

@@ -31,7 +31,7 @@ from convprior.filters.locoreg.double_decay import (
     refuse_lost_decay,
     undecayed_groups,
 )
-from convprior.filters.locoreg.full_precision import add_precision_gradients_, shrink_
+from convprior.filters.locoreg.full_precision import shrink_
 from convprior.filters.locoreg.multi_tensor import local
 from convprior.filters.locoreg.prepared import Prepared
 from convprior.filters.locoreg.rates import Rate, amount, rates_of
@@ -54,8 +54,9 @@ class LocoReg:
     - add ``reg()`` to the loss;
     - ``reg.add_gradient_()`` between backward and the optimizer's step: the same gradient, no
       graph (after unscaling by a GradScaler, before clipping);
-    - ``reg.decay_(lr)`` just before the optimizer's step: the decoupled form, ``w -= 2 lr strength
-      A w``, AdamW's order.
+    - ``reg.decay_(optimizer)`` just before the optimizer's step: the decoupled form, ``w -= 2 lr
+      strength A w``, AdamW's order. In a loop that is not yours, or with a GradScaler, which may
+      skip the step: ``optimizer.register_step_pre_hook(lambda opt, *_: reg.decay_(opt))``.
 
     The optimizer's own weight decay must be 0 on the covered weights: build its groups with
     :meth:`param_groups`, or have :meth:`check_optimizer` look. Biases, normalization and linear
@@ -71,8 +72,9 @@ class LocoReg:
             before a pattern before a size. Layers that no prior fits are left to the optimizer's
             own decay, here and in :meth:`param_groups`.
         floor: share of plain L2, in [0, 1]: ``floor I + (1 - floor) A``.
-        control: None, ``reversed`` or ``permuted``, the controls of a fair comparison; a prior
-            with correlations can only be permuted.
+        control: None, ``reversed`` (the order turned around) or ``permuted`` (the same costs in
+            other places), the controls of a fair comparison; a prior with correlations can only
+            be permuted, and another one keeps its least cost as a floor.
         seed: of the permutation.
         parameter: of the law.
         distance: ``taps``, or ``pixels`` to count a layer's dilation.
@@ -188,26 +190,12 @@ class LocoReg:
 
         Source: our choice.
         """
-        plain: list[tuple[Tensor, Tensor]] = []
-        kinds: dict[bool, list[tuple[Tensor, Tensor, Tensor]]] = {True: [], False: []}
+        members = []
         for item, whole in self._trainable(in_place=True):
             if whole.grad is None:
                 whole.grad = torch.zeros_like(whole)
-            weight = local(whole)
-            if item.is_plain:
-                plain.append((local(whole.grad), weight))
-                continue
-            ready = self._prepared.weights_for(item, weight)
-            kinds[item.matrix is None].append((local(whole.grad), weight, ready))
-        if plain:  # the operation of torch.optim, bit for bit
-            gradients, weights = (list(part) for part in zip(*plain, strict=True))
-            torch._foreach_add_(gradients, weights, alpha=2.0 * self.strength)
-        if kinds[True]:
-            gradients, weights, tiles = (list(part) for part in zip(*kinds[True], strict=True))
-            torch._foreach_addcmul_(gradients, weights, tiles, value=2.0 * self.strength)
-        if kinds[False]:
-            gradients, weights, matrices = (list(part) for part in zip(*kinds[False], strict=True))
-            add_precision_gradients_(gradients, weights, matrices, 2.0 * self.strength)
+            members.append((item, local(whole.grad), local(whole)))
+        self._prepared.add_gradients_(members, 2.0 * self.strength)
 
     @torch.no_grad()
     def decay_(self, lr: Rate | Optimizer) -> None:
@@ -218,9 +206,10 @@ class LocoReg:
         ``weight_decay = 2 * strength`` bit for bit.
 
         Args:
-            lr: the learning rate in force at this step, or the optimizer, whose groups may have
-                different ones. A rate that is a tensor on an accelerator is used there without
-                waiting for it, and so without the check below.
+            lr: the optimizer, whose groups may have different rates and which must not decay the
+                weights too; or the learning rate in force at this step, when nobody looks for
+                that. A rate that is a tensor on an accelerator is used there without waiting for
+                it, and so without the check below.
 
         Raises:
             InputError: ``2 lr strength`` times the largest cost or eigenvalue of ``A`` is >= 1 (a

@@ -3,10 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from convprior.filters.locoreg.coverage import Covered
-from convprior.filters.locoreg.full_precision import lay_out, precision_squares
+from convprior.filters.locoreg.full_precision import (
+    add_precision_gradients_,
+    lay_out,
+    precision_squares,
+)
 from convprior.filters.locoreg.multi_tensor import tile, tile_key, weighted_squares
 from convprior.filters.locoreg.rates import Rate, shrinkage
 from convprior.filters.prior.gaussian import symmetric_root
@@ -39,6 +44,25 @@ class Prepared:
         roots = [self.weights_for(item, weight, root=True) for item, weight in members]
         add_up = weighted_squares if members[0][0].matrix is None else precision_squares
         return add_up(weights, whole, roots)
+
+    def add_gradients_(
+        self, members: Sequence[tuple[Covered, Tensor, Tensor]], scale: float
+    ) -> None:
+        """``g += scale A w`` for each (layer, gradient g, weight w)."""
+        plain = [(g, w) for item, g, w in members if item.is_plain]
+        others = [member for member in members if not member[0].is_plain]
+        ready = [(g, w, self.weights_for(item, w)) for item, g, w in others]
+        single = [ready[i] for i, (item, _, _) in enumerate(others) if item.matrix is None]
+        joint = [ready[i] for i, (item, _, _) in enumerate(others) if item.matrix is not None]
+        if plain:  # the operation of torch.optim.SGD, bit for bit
+            gradients, weights = (list(part) for part in zip(*plain, strict=True))
+            torch._foreach_add_(gradients, weights, alpha=scale)
+        if single:
+            gradients, weights, tiles = (list(part) for part in zip(*single, strict=True))
+            torch._foreach_addcmul_(gradients, weights, tiles, value=scale)
+        if joint:
+            gradients, weights, matrices = (list(part) for part in zip(*joint, strict=True))
+            add_precision_gradients_(gradients, weights, matrices, scale)
 
     def factors(
         self, members: Sequence[tuple[Covered, Tensor, Rate]], strength: float

@@ -167,26 +167,32 @@ def inspect(
     ] = None,
     save_prior: Annotated[
         Path | None,
-        typer.Option(help="Keep the taps' covariances, pooled over the targets: `prior.file`."),
+        typer.Option(
+            help="Save one FilterPrior a layer, pooled over the targets; a recipe takes it as "
+            "`prior.file`."
+        ),
     ] = None,
+    shrinkage: Annotated[
+        float, typer.Option(help="Share of independent taps in a saved prior, 0 to 1.")
+    ] = 0.0,
     per: Annotated[
-        Literal["layer", "kernel_size"], typer.Option(help="One prior for each of these.")
+        Literal["layer", "kernel_size"], typer.Option(help="Save one prior for each of these.")
     ] = "layer",
 ) -> None:
     """Shows what a network learned: how large the center of its filters is, layer by layer.
 
     A finished run is compared with its own initial weights.
     """
-    from convprior.filters import measured_priors, save_priors
+    from convprior.lab.report.saved_priors import check_shrinkage, save_measured
     from convprior.lab.report.taps import check_ending, inspect_taps, text, write_taps
 
+    check_shrinkage(shrinkage, save_prior)
     if out is not None:
         check_ending(out)
     found = inspect_taps(targets, pretrained=pretrained, model=model, layers=layers or ())
     typer.echo(text(found))
     if save_prior is not None:
-        save_priors(save_prior, measured_priors([one.network for one in found], per=per))
-        typer.echo(f"\nprior saved: {save_prior}")
+        typer.echo(f"\n{save_measured(found, save_prior, per, shrinkage)}")
     if out is None:
         typer.echo("\nAdd --out taps.html to see the filters as heat maps.")
     else:
@@ -208,7 +214,8 @@ def list_names(
         Literal["models", "presets", "laws", "keys"] | None, typer.Argument(help="Default: all.")
     ] = None,
 ) -> None:
-    """Lists models, presets, laws of locality and the keys of a recipe."""
+    """Lists models, presets, laws of decay and the keys of a recipe."""
+    from convprior.filters.families import Family
     from convprior.filters.laws import Law
     from convprior.lab.study import list_presets, recipe_keys
     from convprior.models import list_models
@@ -219,7 +226,15 @@ def list_names(
             lambda: [(", ".join(list_models()),)],
         ),
         "presets": ("convprior study --preset NAME", lambda: list(list_presets().items())),
-        "laws": ("Laws of locality: prior.law", lambda: [(", ".join(get_args(Law)),)]),
+        "laws": (
+            "Laws of a recipe: prior.law",
+            lambda: [
+                ("uniform", "plain decay, the default"),
+                (", ".join(get_args(Law)), "by a tap's distance from the filter's center"),
+                ("correlated", f"smooth filters, prior.family: {', '.join(get_args(Family))}"),
+                ("file", "a prior measured before, prior.file: convprior inspect --save-prior"),
+            ],
+        ),
         "keys": (
             "Keys of a recipe: --set KEY=VALUE",
             lambda: [(key, *entry) for key, entry in recipe_keys().items()],

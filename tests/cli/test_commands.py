@@ -6,13 +6,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args, get_type_hints
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from convprior.__main__ import main
+from convprior.lab.train.recipe import PriorRecipe
 
 SMALL = ["budget.examples=60", "budget.batch_size=10", "budget.precision=fp32"]
 
@@ -82,6 +83,12 @@ def test_list_names_what_can_be_asked_for(convprior: Run) -> None:
     only = convprior("list", "models").out
     assert "wrn16_2" in only
     assert "quadratic" not in only
+
+
+def test_list_has_every_law_of_a_recipe(convprior: Run) -> None:
+    words = convprior("list", "laws").out.replace(",", " ").split()
+    for law in get_args(get_type_hints(PriorRecipe)["law"]):
+        assert law in words
 
 
 @pytest.mark.parametrize("command", ["study", "train"])

@@ -127,7 +127,7 @@ def test_the_page_is_whole_and_names_do_not_act(
         assert page.replace("http://www.w3.org/", "").count(link) == 0
     assert page.count("<svg") == 4
     assert page.count("<h2>") == 2
-    assert "gray: the same layer before training" in page
+    assert "upright marks: the same layer before training" in page
     assert "all weights are zero" in page
     start = 0
     for _ in range(4):
@@ -157,6 +157,33 @@ def test_a_prior_is_kept_for_recipes(
     assert priors.keys() == expected.keys()
     for name, prior in priors.items():
         torch.testing.assert_close(prior.covariance, expected[name].covariance)
+
+
+def test_a_singular_prior_says_what_it_is_good_for(inspect: Run, tmp_path: Path) -> None:
+    model = create_model("plain_cnn", in_chans=1, small_input=True, width=8, seed=0)
+    save_file(model.state_dict(), tmp_path / "gray.safetensors")
+    said = inspect("gray.safetensors", "--save-prior", "p.safetensors").out
+    assert (
+        "conv1.0: 8 filters for 9 taps, so it has no precision: good for initial weights only; "
+        "add --shrinkage 0.1 to decay by it\n"
+    ) in said
+    assert load_priors(tmp_path / "p.safetensors")["conv1.0"].is_singular
+    said = inspect("gray.safetensors", "--save-prior", "p.safetensors", "--shrinkage", "0.1").out
+    assert "no precision" not in said
+    expected = measured_priors(model, per="layer", shrinkage=0.1)
+    for name, prior in load_priors(tmp_path / "p.safetensors").items():
+        torch.testing.assert_close(prior.covariance, expected[name].covariance)
+
+
+def test_the_conclusion_comes_first(inspect: Run, run_folder: Path, tmp_path: Path) -> None:
+    out = inspect(run_folder, "--out", "taps.html").out
+    second = out.splitlines()[1]
+    assert "center" in second
+    assert "→" in second
+    assert (
+        f'<p class="lead">{second}</p>'.replace("'", "&#39;")
+        in (tmp_path / "taps.html").read_text()
+    )
 
 
 def test_a_networks_name_tells_the_strides_of_a_file(inspect: Run, tmp_path: Path) -> None:
@@ -211,8 +238,12 @@ def test_published_weights_of_timm(inspect: Run, monkeypatch: pytest.MonkeyPatch
         (["odd.pt"], "pickle"),
         (["od.safetensors"], "odd.safetensors"),
         (["unfinishd"], "unfinished"),
-        (["conv.safetensors", "--model", "resnet18"], "not those of resnet18"),
-        (["."], "holds 3 safetensors files"),
+        (["conv.safetensors", "--model", "resnet18"], "resnet18: there is no layer conv1, which"),
+        (["narrow.safetensors", "--model", "plain_cnn"], "conv1.0 has 8 filters where plain_cnn"),
+        (["narrow.safetensors", "--model", "plain_cnn"], "another width; give the run's folder"),
+        (["resnet18", "--shrinkage", "0.1"], "add --save-prior FILE"),
+        (["resnet18", "--save-prior", "p", "--shrinkage", "2"], "give a share from 0 to 1"),
+        (["."], "holds 4 safetensors files"),
         (["unfinished"], "not finished"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -222,6 +253,8 @@ def test_bad_input_is_one_sentence(
 ) -> None:
     save_file({"fc.weight": torch.ones(3, 3)}, tmp_path / "linear.safetensors")
     save_file({"c.weight": torch.ones(3, 3, 3, 3)}, tmp_path / "conv.safetensors")
+    narrow = create_model("plain_cnn", small_input=True, width=8, seed=0)
+    save_file(narrow.state_dict(), tmp_path / "narrow.safetensors")
     for name in ("odd.safetensors", "odd.pt"):
         (tmp_path / name).write_bytes(b"no tensors")
     (tmp_path / "unfinished").mkdir()

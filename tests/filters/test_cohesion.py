@@ -210,7 +210,10 @@ def test_half_precision(dtype):
     [
         ("gauss", 1.0, "choose one of squared_exponential"),
         (3, 1.0, "law is 3"),
-        ("exponential", -1.0, "lengthscale is -1.0"),
+        ("gaussian", 1.0, "^law is 'gaussian'; did you mean 'squared_exponential'"),
+        ("matern23", 1.0, "did you mean 'matern32'"),
+        ("cubic", 1.0, "choose one of squared_exponential"),
+        ("exponential", -1.0, "^scale is -1.0"),
         (lambda d: d, 0.0, "needs one > 0"),
         (lambda d: d.sum(), 1.0, r"shape \(\)"),
         (torch.eye(4), 1.0, r"needs \(9, 9\)"),
@@ -229,3 +232,8 @@ def test_wrong_laws(law, scale, message):
 def test_a_weight_without_kernel_axes():
     with pytest.raises(InputError, match="no kernel axes"):
         feature_cohesion(torch.ones(3, 3))
+
+
+def test_a_network_is_no_weight():
+    with pytest.raises(InputError, match=r"weight is a Conv2d; give .* model\.conv1\.weight"):
+        feature_cohesion(torch.nn.Conv2d(3, 3, 3))

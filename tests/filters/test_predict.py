@@ -16,6 +16,7 @@ from convprior.filters import (
     tap_profile,
 )
 from convprior.filters.cohesion.agreement import agreement, mean_ranks, pearson
+from convprior.filters.cohesion.chart import draw_prediction
 from convprior.filters.cohesion.listening import run_listening
 from convprior.models import create_model
 
@@ -334,3 +335,50 @@ def test_forms_of_the_result(tmp_path):
     assert len(drawn["hconcat"]) == 2
     assert repr(found) == f"TapPrediction({len(found)} layers, 8 images)"
     assert len(found[:1]) == 1
+
+
+def test_what_is_no_network_and_images_of_other_channels():
+    with pytest.raises(InputError, match=r"model is a str, .* give a network"):
+        predict_taps("runs/a", smooth())
+    net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1)), nn.Conv2d(4, 4, 3))
+    words = "'0.0', takes 3 channels and the images give it 1; give images of 3 channels"
+    for options in ({}, {"include": "1"}):
+        with pytest.raises(InputError, match=words):
+            predict_taps(net, noise(4, 1, 9, 9), **options)
+    assert len(predict_taps(net, smooth())) == 1
+
+
+def test_both_spellings_of_a_ratio():
+    found = predict_taps(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)), smooth())
+    for spelled, field in (("center_edge", "centre_edge"), ("center_corner", "centre_corner")):
+        assert found.agreement(spelled) == found.agreement(field)
+        assert found.chart(spelled).to_dict() == found.chart(field).to_dict()
+    with pytest.raises(InputError, match="choose one of centre_corner"):
+        found.chart("corner")
+
+
+def test_the_table_names_its_ratios_and_a_prediction_worse_than_none():
+    found = predict_taps(nn.Conv2d(3, 4, 3), smooth())
+    head = found.table().splitlines()[0].split()
+    assert head[3:8] == ["center/edge", "predicted", "center/corner", "predicted", "raw"]
+    far, near = torch.full((5,), 4.0), torch.linspace(1.0, 1.2, 5)
+    assert "worse than always saying 1" in str(agreement(far, near))
+    assert "worse than always saying 1" not in str(agreement(near, near))
+
+
+@pytest.mark.parametrize("layers", [2, 40])
+def test_layers_are_whole_numbers_on_the_axis(layers):
+    rows = [
+        {
+            "name": f"{i}",
+            "kernel_size": "3x3",
+            "predicted_centre_edge": 1.1,
+            "measured_centre_edge": 1.2,
+        }
+        for i in range(layers)
+    ]
+    drawn = draw_prediction(rows, "center_edge").to_dict()
+    axis = drawn["hconcat"][1]["layer"][1]["encoding"]["x"]["axis"]
+    assert axis["format"] == "d"
+    assert axis["values"][:2] == ([1, 2] if layers == 2 else [1, 5])
+    assert len(axis["values"]) <= 12

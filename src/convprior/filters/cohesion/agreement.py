@@ -71,8 +71,10 @@ class Agreement:
                 low, high = found.interval
                 span = f" [{low:.2f}, {high:.2f}] at {self.confidence:.0%}"
             lines.append(f"{name} {found.value:.2f}{span}, p = {found.p:.3g}")
+        worse = " (worse than always saying 1)" if self.error > self.error_of_one else ""
         lines.append(
-            f"mean |log ratio error| {self.error:.3f}; of 'always 1' {self.error_of_one:.3f}, "
+            f"mean |log ratio error| {self.error:.3f}{worse}; of 'always 1' "
+            f"{self.error_of_one:.3f}, "
             f"of the best constant {self.error_of_constant:.3f}"
         )
         return "\n".join(lines)

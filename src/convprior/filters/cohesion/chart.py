@@ -1,13 +1,17 @@
 """Charts of a prediction: predicted against measured ratios, and both from layer to layer."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from convprior._drawing import BLUE, INK, PURPLE, QUIET, SKY, VERMILION, inline, styled
 from convprior._optional import require
 from convprior.errors import InputError
+from convprior.filters.taps.layer import RATIO_TEXTS, ratio_name
 
 _SIZE = 260
+_MOST_NUMBERS = 12
+"""Layers numbered on the axis."""
 _SHAPES = ("circle", "square", "triangle-up", "diamond")
 
 
@@ -18,16 +22,17 @@ def draw_prediction(rows: Sequence[Mapping[str, Any]], ratio: str = "centre_corn
 
     Args:
         rows: of :meth:`convprior.filters.TapPrediction.rows`.
-        ratio: ``centre_corner`` or ``centre_edge``.
+        ratio: ``centre_corner`` or ``centre_edge``, also spelled ``center_``.
 
     Returns:
         A finished altair chart.
 
     Raises:
-        InputError: no layer has such a ratio.
+        InputError: no layer has such a ratio, or it is another name.
         MissingExtraError: altair is absent.
     """
     alt = require("altair", "lab")
+    ratio = ratio_name(ratio)
     points = [
         {
             "layer": row["name"],
@@ -40,7 +45,7 @@ def draw_prediction(rows: Sequence[Mapping[str, Any]], ratio: str = "centre_corn
         if row[f"predicted_{ratio}"] is not None and row[f"measured_{ratio}"] is not None
     ]
     if not points:
-        raise InputError("no layer has both center and corners; there is nothing to draw")
+        raise InputError(f"no layer has a predicted {RATIO_TEXTS[ratio]}; there is nothing to draw")
     name = ratio.replace("centre_", "center / ")
     every = [1.0, *(point[key] for point in points for key in ("predicted", "measured"))]
     low, high = 0.95 * min(every), 1.05 * max(every)
@@ -97,7 +102,10 @@ def _by_depth(alt: Any, points: Sequence[Mapping[str, Any]], scale: Any, name: s
         for point in points
         for kind in kinds
     ]
-    x = alt.X("depth:Q", title="layer, in the order of the network", axis=alt.Axis(tickMinStep=1))
+    last = max(point["depth"] for point in points)
+    step = max(1, math.ceil(last / _MOST_NUMBERS))
+    axis = alt.Axis(values=list(range(1, last + 1, step)), format="d")
+    x = alt.X("depth:Q", title="layer, in the order of the network", axis=axis)
     y = alt.Y("ratio:Q", title=name, scale=scale, axis=alt.Axis(grid=True))
     color = alt.Color(
         "kind:N",

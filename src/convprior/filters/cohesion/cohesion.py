@@ -7,7 +7,8 @@ below is our stand-in for it, and its maximizer our stand-in for the paper's cla
 
 import math
 from collections.abc import Callable
-from typing import get_args
+from difflib import get_close_matches
+from typing import cast, get_args
 
 import torch
 from torch import Tensor
@@ -20,6 +21,14 @@ CohesionLaw = Family | Callable[[Tensor], Tensor] | Tensor
 
 # Two leading eigenvalues closer than this share are one: their eigenvectors would be arbitrary.
 _SAME = 1e-10
+
+_OTHER_NAMES = {
+    "gaussian": "squared_exponential",
+    "rbf": "squared_exponential",
+    "matern": "matern32",
+    "laplace": "exponential",
+}
+"""What the families are called elsewhere; ``gaussian`` is a law of the cost of a tap here."""
 
 
 def feature_cohesion(
@@ -65,6 +74,11 @@ def feature_cohesion(
 
     Source: our choice, after the wording of arXiv 1905.10661.
     """
+    if not isinstance(weight, Tensor):
+        raise InputError(
+            f"weight is a {type(weight).__name__}; give the tensor of one convolution's weights, "
+            "such as model.conv1.weight"
+        )
     if weight.ndim < 3:
         raise InputError(
             f"a weight of shape {tuple(weight.shape)} has no kernel axes; "
@@ -159,7 +173,7 @@ def cohesion_matrix(kernel_size: KernelSize, law: CohesionLaw, scale: float = 1.
     """
     sizes = as_kernel_size(kernel_size)
     if isinstance(law, str):
-        return tap_correlation(sizes, law, scale)
+        return tap_correlation(sizes, _family(law), _lengthscale(scale))
     taps = math.prod(sizes)
     if isinstance(law, Tensor):
         if scale != 1.0:
@@ -187,6 +201,21 @@ def cohesion_matrix(kernel_size: KernelSize, law: CohesionLaw, scale: float = 1.
     if float((matrix - matrix.T).abs().max()) > 1e-6 * largest:
         raise InputError("the matrix of the law is not symmetric; give (R + R') / 2")
     return (matrix + matrix.T) / 2
+
+
+def _family(law: str) -> Family:
+    names = get_args(Family)
+    if law not in names:
+        near = _OTHER_NAMES.get(law.lower()) or next(iter(get_close_matches(law, names)), None)
+        meant = f"did you mean {near!r}? There are" if near else "choose one of"
+        raise InputError(f"law is {law!r}; {meant} {', '.join(names)}, a function or a matrix")
+    return cast("Family", law)
+
+
+def _lengthscale(scale: float) -> float:
+    if not scale >= 0.0:
+        raise InputError(f"scale is {scale}; give 0 (independent) to inf, in taps")
+    return scale
 
 
 def _leading(matrix: Tensor) -> tuple[Tensor, float, bool]:

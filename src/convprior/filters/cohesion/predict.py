@@ -1,7 +1,10 @@
 """Predicts a network's tap profiles from the spatial correlation of what its layers see."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from convprior.errors import InputError
 from convprior.filters.cohesion.cohesion import most_cohesive_filter
@@ -10,7 +13,12 @@ from convprior.filters.cohesion.listening import Images, Listener, evaluating, r
 from convprior.filters.cohesion.prediction import Expected, LayerPrediction, TapPrediction
 from convprior.filters.cohesion.spatial import SpatialCorrelation
 from convprior.filters.filter_banks import FilterBank, filter_banks
-from convprior.filters.selection import ConvLayer, Selection, select_convolutions
+from convprior.filters.selection import (
+    ConvLayer,
+    Selection,
+    convolutions_of,
+    select_convolutions,
+)
 from convprior.filters.taps.regions import center_ratios, tap_regions
 
 
@@ -54,7 +62,8 @@ def predict_taps(
 
     Raises:
         InputError: there is no convolution larger than 1x1, a rule matches none, no images, or
-            they are in no form above.
+            they are in no form above or of another number of channels than the first convolution
+            takes, or ``model`` is no network.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
@@ -67,6 +76,11 @@ def predict_taps(
     Source: our choice, after the explanation proposed by J. Schneider (arXiv 1905.10661) for
     central filters.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"model is a {type(model).__name__}, which cannot be run; give a network (nn.Module), "
+            "such as load_run(FOLDER)[0] of convprior.lab.train"
+        )
     layers = [
         layer
         for layer in select_convolutions(model, include, exclude)
@@ -75,7 +89,11 @@ def predict_taps(
     if not layers:
         raise InputError("every convolution chosen is 1x1 and has no profile; choose larger ones")
     inputs = {layer.name: _Input(layer) for layer in layers}
-    listeners: dict[nn.Module, Listener] = {layer.module: inputs[layer.name] for layer in layers}
+    entrance = _Entrance()
+    listeners: dict[nn.Module, Listener] = {
+        module: partial(entrance, name, module, then=inputs.get(name))
+        for name, module in convolutions_of(model).items()
+    }
     # In evaluation mode also here: some parametrizations change when a weight is read in training.
     with evaluating(model):
         used = run_listening(model, images, listeners, batch_size=batch_size, limit=limit)
@@ -87,6 +105,24 @@ def predict_taps(
         except InputError as error:
             skipped[layer.name] = str(error)
     return TapPrediction(found, skipped, used)
+
+
+class _Entrance:
+    """Checks the first convolution that runs, so that wrong images are no error of torch."""
+
+    def __init__(self) -> None:
+        self.passed = False
+
+    def __call__(self, name: str, module: _ConvNd, maps: Tensor, then: Listener | None) -> None:
+        axis = -1 - len(module.kernel_size)
+        if not self.passed and maps.ndim >= -axis and maps.shape[axis] != module.in_channels:
+            raise InputError(
+                f"the first convolution, {name!r}, takes {module.in_channels} channels and the "
+                f"images give it {maps.shape[axis]}; give images of {module.in_channels} channels"
+            )
+        self.passed = True
+        if then is not None:
+            then(maps)
 
 
 class _Input:

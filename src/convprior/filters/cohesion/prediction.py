@@ -12,10 +12,11 @@ from convprior._files import write_json
 from convprior.errors import InputError
 from convprior.filters.cohesion.agreement import Agreement, agreement
 from convprior.filters.cohesion.lengthscale import LengthscaleFit
+from convprior.filters.taps.layer import ratio_name
 from convprior.filters.taps.table import printable
 
 Moments = Literal["centered", "raw"]
-Ratio = Literal["centre_corner", "centre_edge"]
+Ratio = Literal["centre_corner", "centre_edge", "center_corner", "center_edge"]
 
 FORMAT = 1
 """Of the files of :meth:`TapPrediction.save`."""
@@ -107,7 +108,7 @@ class TapPrediction(Sequence[LayerPrediction]):
         ``kernel_size`` to leave that out.
 
         Args:
-            ratio: which.
+            ratio: which; ``center_`` means the same as ``centre_``.
             moments: which prediction.
             kernel_size: of the layers compared; None: all.
             confidence: as in :class:`Agreement`.
@@ -125,8 +126,9 @@ class TapPrediction(Sequence[LayerPrediction]):
         self, ratio: str, moments: str, kernel_size: tuple[int, ...] | None = None
     ) -> list[tuple[float, float]]:
         """Predicted and measured ratio of each layer that has both."""
+        ratio = ratio_name(ratio)
         pairs = [
-            (getattr(_expected(layer, moments), _one_of(ratio, Ratio)), getattr(layer, ratio))
+            (getattr(_expected(layer, moments), ratio), getattr(layer, ratio))
             for layer in self
             if kernel_size in (None, layer.kernel_size)
         ]
@@ -155,7 +157,8 @@ class TapPrediction(Sequence[LayerPrediction]):
 
     def table(self) -> str:
         """The ratios as text, with what was skipped and the agreement below."""
-        title = ("layer", "kernel", "map", "edge", "pred.", "corner", "pred.", "raw", "scale")
+        ratios = ("center/edge", "predicted", "center/corner", "predicted", "raw")
+        title = ("layer", "kernel", "map", *ratios, "scale")
         body = [
             (
                 printable(row["name"]),
@@ -182,9 +185,9 @@ class TapPrediction(Sequence[LayerPrediction]):
             if (cells := list(zip(line, wide, strict=True)))
         ]
         lines.append(
-            f"RMS of the center over edges and corners; pred. and raw: expected from covariances "
-            f"and from raw moments of each layer's input over {self.images} images; scale: of "
-            "exp(-d/l), in taps"
+            "RMS of the center over edges and corners; predicted: expected from the covariances of "
+            f"each layer's input over {self.images} images; raw: center/corner expected from its "
+            "raw moments; scale: of exp(-d/l), in taps"
         )
         lines += [
             f"no prediction for {printable(layer.name)}: its leading filter has taps of both signs"
@@ -204,7 +207,7 @@ class TapPrediction(Sequence[LayerPrediction]):
         """
         from convprior.filters.cohesion.chart import draw_prediction
 
-        return draw_prediction(self.rows(), _one_of(ratio, Ratio))
+        return draw_prediction(self.rows(), ratio)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON takes it; a length scale of infinity is None."""

@@ -4,25 +4,26 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from convprior._drawing import BLUE, GREEN, INK, ORANGE, QUIET, VERMILION, inline, styled
+from convprior._drawing import INK, inline, styled
 from convprior._optional import require
-from convprior.errors import InputError
-from convprior.filters.taps.layer import LayerTaps, size_text
-from convprior.filters.taps.table import number, printable, shortened, stride_text
+from convprior.filters.taps.heat_maps import heat_maps
+from convprior.filters.taps.layer import RATIO_TEXTS, LayerTaps
+from convprior.filters.taps.table import larger_layers, shortened
 
 if TYPE_CHECKING:
     from convprior.filters.taps.profile import TapProfile
 
-_COLUMNS, _PANEL, _WIDTH = 6, 104, 300
-_RANGES = (0.25, 0.5, 1.0)
-"""Largest deviations on the color scale, in powers of two; beyond it the color stays."""
-_LONGEST = 19
-_RATIOS = {"centre_edge": "center/edge", "centre_corner": "center/corner"}
+_WIDTH = 300
+_BLUE, _ORANGE, _GREEN = "#2a8fd0", "#d97706", "#009e73"
+"""At least 3:1 in contrast on white and on a dark page: thin bars need it."""
+_VALUES = ("ratio", "low", "high", "initial")
+_BADLY = 4
+"""Times the median width of an interval, from which on its ratio gives the axis no room."""
 _GROUPS = {
-    "stride 1": BLUE,
-    "stride unknown": BLUE,
-    "larger stride": ORANGE,
-    "depthwise": GREEN,
+    "stride 1": _BLUE,
+    "stride unknown": _BLUE,
+    "larger stride": _ORANGE,
+    "depthwise": _GREEN,
 }
 
 
@@ -42,74 +43,20 @@ def tap_chart(profile: "TapProfile", *, style: bool = True) -> Any:
     return styled(chart) if style else chart
 
 
-def heat_maps(profile: "TapProfile") -> Any:
-    """A map a layer: each tap's RMS relative to the RMS over all taps of the layer.
-
-    One color scale for all layers, symmetric in the logarithm: white is the mean. The title names
-    the layer, its kernel and stride, and center / corner (center / edge where there is no corner).
-    A one-dimensional kernel is a row; of a three-dimensional one the RMS over the
-    first axis is shown. Layers that are zero throughout are left out.
-
-    Raises:
-        InputError: all layers are 1x1.
-    """
-    alt = require("altair", "lab")
-    layers = [layer for layer in _larger(profile) if bool(layer.rms.any())]
-    rows = [row for at, layer in enumerate(layers) for row in _tiles(at, layer)]
-    spread = sorted(abs(row["power"]) for row in rows) or [0.0]
-    most = spread[int(0.95 * (len(spread) - 1))]  # one odd tap shall not pale all others
-    limit = next((limit for limit in _RANGES if most <= limit), _RANGES[-1])
-    legend = alt.Legend(
-        title="RMS of the tap / mean of its layer",
-        orient="top",
-        direction="horizontal",
-        gradientLength=220,
-        gradientThickness=10,
-        values=[-limit, 0, limit],
-        labelExpr="format(pow(2, datum.value), '.2f')",
-        labelColor=INK,
-        titleColor=INK,
-        titleFontWeight="normal",
-        titleLimit=400,
-        labelFontSize=12,
-        titleFontSize=12,
-    )
-    scale = alt.Scale(domain=[-limit, 0, limit], range=[BLUE, "#f7f7f7", VERMILION], clamp=True)
-    axis = {"axis": None, "scale": alt.Scale(padding=0)}
-    maps = (
-        alt.Chart(inline(rows))
-        .mark_rect(aria=False, stroke=QUIET, strokeWidth=0.5)
-        .encode(
-            x=alt.X("column:O", **axis),
-            y=alt.Y("row:O", **axis),
-            color=alt.Color("power:Q", scale=scale, legend=legend),
-        )
-        .properties(width=_PANEL, height=_PANEL)
-    )
-    # Sorted by number, and split into lines by a fixed expression: no name becomes a part of one.
-    header = alt.Header(labelExpr="split(datum.label, '\\n')", labelLimit=_PANEL + 30)
-    facet = alt.Facet(
-        "panel:N", title=None, header=header, sort=alt.EncodingSortField("order", op="min")
-    )
-    return maps.facet(facet, columns=_COLUMNS, spacing={"row": 12, "column": 24}).resolve_scale(
-        x="independent", y="independent"
-    )
-
-
 def depth_chart(profile: "TapProfile") -> Any:
     """The ratios with their intervals, a line a layer from the first to the last; 1 is marked.
 
-    Blue: stride 1 or unknown, orange: larger strides, green: depthwise. A gray bar marks the
-    initial weights.
+    Blue: stride 1 or unknown, orange: larger strides, green: depthwise. An upright mark stands at
+    the initial weights, a triangle where an interval goes on beyond the axis.
 
     Raises:
         InputError: all layers are 1x1.
     """
     alt = require("altair", "lab")
-    layers = _larger(profile)
+    layers = larger_layers(profile)
     labels = _labels(layers)
     panels: list[Any] = []
-    for name in _RATIOS:
+    for name in RATIO_TEXTS:
         if any(getattr(layer, name) is not None for layer in layers):
             panels.append(_ratio_panel(name, layers, labels, first=not panels))
     return alt.hconcat(*panels, spacing=24)
@@ -119,13 +66,14 @@ def _ratio_panel(name: str, layers: Sequence[LayerTaps], labels: Sequence[str], 
     alt = require("altair", "lab")
     rows = [_mark(layer, label, name) for layer, label in zip(layers, labels, strict=True)]
     rows = [row for row in rows if row["ratio"] is not None]
-    keys = ("ratio", "low", "high", "initial")
-    ends = [row[key] for row in rows for key in keys if row[key] is not None]
-    room = 1.05
-    domain = [min(*ends, 1) / room, max(*ends, 1) * room]
+    domain = _clip(rows)
     scale = alt.Scale(type="log", domain=domain, nice=False)
-    before = " (gray: before training)" if any(row["initial"] for row in rows) else ""
-    x = alt.X("ratio:Q", title=_RATIOS[name] + before, scale=scale, axis=_axis(*domain))
+    notes = {
+        "upright mark: before training": any(row["initial"] for row in rows),
+        "triangle: the interval goes on": any(row["cut_low"] or row["cut_high"] for row in rows),
+    }
+    title = [RATIO_TEXTS[name], *(note for note, is_there in notes.items() if is_there)]
+    x = alt.X("ratio:Q", title=title, scale=scale, axis=_axis(*domain))
     # The domain lists every layer, so that both panels have the same lines.
     y = alt.Y(
         "label:N",
@@ -143,19 +91,60 @@ def _ratio_panel(name: str, layers: Sequence[LayerTaps], labels: Sequence[str], 
         if len(groups) > 1
         else None,
     )
-    one = alt.Chart(inline([{"ratio": 1}])).mark_rule(aria=False, color=INK, opacity=0.6)
+    one = alt.Chart(inline([{"ratio": 1}])).mark_rule(aria=False, color=INK, opacity=0.45)
     start = base.transform_filter("isValid(datum.initial)").mark_tick(
-        aria=False, color=QUIET, thickness=3, size=12
+        aria=False, color=INK, opacity=0.75, thickness=2, size=12
     )
     span = base.transform_filter("isValid(datum.low)").mark_rule(aria=False, strokeWidth=2)
-    dot = base.mark_circle(aria=False, opacity=1, size=46)
+    dot = base.transform_filter("isValid(datum.ratio)").mark_circle(aria=False, opacity=1, size=46)
+    cuts = [
+        base.transform_filter(f"datum.cut_{end}")
+        .mark_point(aria=False, shape=f"triangle-{to}", filled=True, opacity=1, size=60)
+        .encode(x=alt.X(f"{end}:Q", scale=scale), y=y, color=color)
+        for end, to in (("low", "left"), ("high", "right"))
+        if any(row[f"cut_{end}"] for row in rows)
+    ]
     height = 15 if len(labels) > 24 else 20
     return alt.layer(
         one.encode(x=x),
-        start.encode(x=alt.X("initial:Q", scale=scale), y=y),
         span.encode(x=alt.X("low:Q", scale=scale), x2="high:Q", y=y, color=color),
+        start.encode(x=alt.X("initial:Q", scale=scale), y=y),
+        *cuts,
         dot.encode(x=x, y=y, color=color),
     ).properties(width=_WIDTH, height=height * len(labels))
+
+
+def _clip(rows: Sequence[dict[str, Any]]) -> list[float]:
+    """The ends of the axis; what goes on beyond them is cut there and marked so.
+
+    Every ratio that is known well has its place, and beside the outermost the median half-width of
+    the intervals. Intervals may take 1.5 times as much on either side, so that a wide one leaves
+    the others at least a quarter of the axis. A ratio beyond it is known badly, and not drawn.
+    """
+    widths = sorted(width for row in rows if (width := _half_width(row)) < math.inf)
+    beside = widths[len(widths) // 2] if widths else 0.0
+    known = [row for row in rows if _half_width(row) <= max(_BADLY * beside, 0.2)] or rows
+    logs = [math.log(row[key]) for row in known for key in ("ratio", "initial") if row[key]]
+    low, high = min(*logs, 0.0) - beside, max(*logs, 0.0) + beside
+    more = 1.5 * max(high - low, 0.1)
+    lowest, highest = math.exp(low - more), math.exp(high + more)
+    for row in rows:
+        values = [row[key] for key in _VALUES if row[key] is not None]
+        row.update(cut_low=min(values) < lowest, cut_high=max(values) > highest)
+        for key in ("ratio", "initial"):
+            row[key] = row[key] if row[key] and lowest <= row[key] <= highest else None
+        row["low"] = lowest if row["cut_low"] else row["low"]
+        row["high"] = highest if row["cut_high"] else row["high"]
+    ends = [row[key] for row in rows for key in _VALUES if row[key] is not None]
+    room = 1.05
+    return [min(*ends, 1) / room, max(*ends, 1) * room]
+
+
+def _half_width(row: dict[str, Any]) -> float:
+    """Of the interval, in logarithms; 0 without one."""
+    if row["low"] is None:
+        return 0.0
+    return math.log(row["high"] / row["low"]) / 2 if row["low"] > 0 else math.inf
 
 
 def _axis(low: float, high: float) -> Any:
@@ -169,31 +158,6 @@ def _axis(low: float, high: float) -> Any:
             round(step * at, 6) for at in range(math.ceil(low / step), int(high / step) + 1) if at
         ]
     return require("altair", "lab").Axis(values=values, format="~g")
-
-
-def _tiles(at: int, layer: LayerTaps) -> list[dict[str, Any]]:
-    """One row a tap: place, and log2 of RMS over mean RMS."""
-    squares = layer.rms.square()
-    squares = squares / squares.mean()
-    while squares.ndim > 2:
-        squares = squares.mean(0)
-    grid = squares.view(1, -1) if squares.ndim == 1 else squares
-    stride = stride_text(layer.stride)
-    size = size_text(layer.kernel_size) + (f", stride {stride}" if stride not in ("1", "?") else "")
-    name = "centre_corner" if "centre_corner" in layer.intervals else "centre_edge"
-    ratio = f"{_RATIOS[name]} {number(getattr(layer, name))}" if layer.intervals else ""
-    title = f"{_short(at, layer)}\n{size}\n{ratio}"
-    return [
-        {
-            "panel": title,
-            "order": at,
-            "row": row,
-            "column": column,
-            "power": max(-20.0, 0.5 * math.log2(value)) if value > 0 else -20.0,
-        }
-        for row, line in enumerate(grid.tolist())
-        for column, value in enumerate(line)
-    ]
 
 
 def _mark(layer: LayerTaps, label: str, name: str) -> dict[str, Any]:
@@ -222,17 +186,3 @@ def _labels(layers: Sequence[LayerTaps]) -> list[str]:
         label = shortened(layer.name, 32)
         labels.append(label if label not in labels else f"{label} ({len(labels) + 1})")
     return labels
-
-
-def _short(at: int, layer: LayerTaps) -> str:
-    """A title that fits above a map and is no other's: the end of a name says most."""
-    name = printable(layer.name)
-    label = name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
-    return f"{at + 1}. {label}"
-
-
-def _larger(profile: "TapProfile") -> list[LayerTaps]:
-    layers = [layer for layer in profile if math.prod(layer.kernel_size) > 1]
-    if not layers:
-        raise InputError("all convolutions are 1x1: there are no taps to draw")
-    return layers

@@ -1,10 +1,14 @@
 """What is measured of one convolution: the size of its taps and how central they are."""
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor
+
+from convprior.errors import InputError
+
+RATIO_TEXTS = {"centre_edge": "center/edge", "centre_corner": "center/corner"}
+"""The ratios of a layer and what a reader calls them."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,12 @@ class LayerTaps(TapRatios):
     note: str = ""
 
     def relative(self, ratio: str) -> float | None:
-        """``centre_edge`` or ``centre_corner`` over its initial value (1 if that is not known)."""
+        """``centre_edge`` or ``centre_corner`` over its initial value (1 if that is not known).
+
+        Raises:
+            InputError: another name; ``center_edge`` and ``center_corner`` mean the same.
+        """
+        ratio = ratio_name(ratio)
         value = getattr(self, ratio)
         start = 1.0 if self.initial is None else getattr(self.initial, ratio)
         return None if value is None or not start else float(value / start)
@@ -84,8 +93,12 @@ class LayerTaps(TapRatios):
         }
 
     def flat_row(self) -> dict[str, Any]:
-        """The layer as one line of a CSV: sizes as ``3x3``, intervals and taps in own columns."""
+        """The layer as one line of a CSV: sizes as ``3x3``, each end of an interval a column.
+
+        Without the tables of taps, which no spreadsheet reads: those are in :meth:`row`.
+        """
         row = self.row()
+        del row["rms"], row["mean_abs"]
         intervals, initial = row.pop("intervals"), row.pop("initial") or {}
         row["kernel_size"] = size_text(self.kernel_size)
         row["stride"] = "" if self.stride is None else size_text(self.stride)
@@ -93,9 +106,21 @@ class LayerTaps(TapRatios):
             row[f"{name}_low"], row[f"{name}_high"] = intervals.get(name) or (None, None)
         for name in ("centre_edge", "centre_corner", "centre_share", "spearman"):
             row[f"initial_{name}"] = initial.get(name)
-        return row | {"rms": json.dumps(row["rms"]), "mean_abs": json.dumps(row["mean_abs"])}
+        return row
 
 
 def size_text(sizes: tuple[int, ...]) -> str:
     """``3x3``."""
     return "x".join(map(str, sizes))
+
+
+def ratio_name(name: str) -> str:
+    """``centre_edge`` or ``centre_corner``, from these or their American spelling.
+
+    Raises:
+        InputError: another name.
+    """
+    found = name.replace("center_", "centre_") if isinstance(name, str) else name
+    if found not in RATIO_TEXTS:
+        raise InputError(f"{name!r} is unknown; choose one of centre_corner, centre_edge")
+    return found

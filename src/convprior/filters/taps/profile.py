@@ -98,7 +98,10 @@ class TapProfile(Sequence[LayerTaps]):
         }
 
     def to_csv(self, **first: Any) -> str:
-        """The layers as CSV; ``first`` are columns put in front of the others."""
+        """The layers as CSV, without their tables of taps.
+
+        ``first`` are columns put in front of the others.
+        """
         text = io.StringIO()
         writer: csv.DictWriter[str] | None = None
         for layer in self.layers:
@@ -111,6 +114,8 @@ class TapProfile(Sequence[LayerTaps]):
 
     def save(self, path: str | Path) -> None:
         """Writes the profile to a ``.json`` or ``.csv`` file, atomically.
+
+        Only JSON holds the size of every tap; a CSV holds one number a cell.
 
         Raises:
             InputError: another ending.

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from convprior.errors import InputError
 from convprior.filters.taps.layer import LayerTaps, size_text
 
 if TYPE_CHECKING:
@@ -62,6 +63,18 @@ def summarize(profile: "TapProfile") -> list[dict[str, Any]]:
             parts.setdefault(key(at, layer), []).append(layer)
         groups += [_group(by, name, part) for name, part in parts.items()]
     return groups
+
+
+def larger_layers(profile: "TapProfile") -> list[LayerTaps]:
+    """The layers that have more than one tap.
+
+    Raises:
+        InputError: there is none.
+    """
+    layers = [layer for layer in profile if math.prod(layer.kernel_size) > 1]
+    if not layers:
+        raise InputError("all convolutions are 1x1: there are no taps to draw")
+    return layers
 
 
 def printable(text: str) -> str:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from convprior import __version__
 from convprior._optional import require
 from convprior.errors import InputError
-from convprior.filters import LayerTaps, TapProfile
-from convprior.filters.taps.chart import depth_chart, heat_maps, tap_chart
+from convprior.filters import LayerTaps
+from convprior.filters.taps.chart import depth_chart, tap_chart
+from convprior.filters.taps.conclusion import conclusion
+from convprior.filters.taps.heat_maps import heat_maps
 from convprior.filters.taps.layer import size_text
 from convprior.filters.taps.table import number, printable, stride_text, with_interval
 from convprior.lab.report.drawing import render
-from convprior.lab.study.wording import count
 
 if TYPE_CHECKING:
     from convprior.lab.report.taps import Inspected
@@ -71,7 +72,7 @@ def _section(one: "Inspected") -> dict[str, Any]:
     return {
         "target": one.target,
         "about": one.about,
-        "lead": _lead(profile),
+        "lead": conclusion(profile),
         "maps": maps,
         "depth": depth,
         "layers": [_row(layer) for layer in shown],
@@ -85,25 +86,6 @@ def _section(one: "Inspected") -> dict[str, Any]:
         "confidence": f"{100 * profile.confidence:g} %",
         "number": number,
     }
-
-
-def _lead(profile: TapProfile) -> str:
-    """What was found, in one sentence."""
-    groups = profile.summary()
-    if not groups:
-        return "Every convolution is 1x1 (or 2x2), so no tap is nearer to the center than another."
-    every = groups[0]
-    corner = every["centre_corner"] is not None
-    name, where = ("centre_corner", "corners") if corner else ("centre_edge", "ends")
-    ratio, having = every[name], sum(getattr(layer, name) is not None for layer in profile)
-    if ratio is None:
-        return "No layer has a ratio: see the notes."
-    rest = every["layers"] - every["above"] - every["below"]
-    return (
-        f"The center tap is {ratio:.2f} times as large as the {where} (geometric mean of "
-        f"{count(having, 'layer')}): larger in {every['above']}, smaller in "
-        f"{every['below']}, not shown to differ in {rest}."
-    )
 
 
 def _row(layer: LayerTaps) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from convprior._files import write_atomic, write_json
 from convprior.errors import InputError
 from convprior.filters import TapProfile, tap_profile
 from convprior.filters.filter_banks import Source
+from convprior.filters.taps.conclusion import conclusion
 from convprior.lab.report.targets import open_target
 from convprior.lab.study.tables import printable
 
@@ -69,9 +70,10 @@ def inspect_taps(
 
 
 def text(inspected: Sequence[Inspected]) -> str:
-    """The tables, one below the other."""
+    """What each profile shows and its table, one below the other."""
     return "\n\n".join(
-        f"{printable(one.target)}: {printable(one.about)}\n\n{one.profile.table()}"
+        f"{printable(one.target)}: {printable(one.about)}\n{conclusion(one.profile)}\n\n"
+        f"{one.profile.table()}"
         for one in inspected
     )
 

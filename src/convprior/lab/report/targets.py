@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from convprior.errors import ConvPriorError, InputError, RunError
 from convprior.filters.filter_banks import Source, read_weights
 from convprior.lab.train.recipe import ModelRecipe, Recipe
-from convprior.lab.train.saved import fitting_forms, load_run
+from convprior.lab.train.saved import fitting_forms, load_run, misfit
 from convprior.lab.train.state import create_network
 from convprior.models import create_model
 
@@ -107,9 +107,11 @@ def _with_strides(name: str, weights: Mapping[str, Tensor], model: str) -> Targe
     shapes = {key: tensor.shape for key, tensor in weights.items()}
     fitting = fitting_forms(recipe, shapes, convolutions_only=True)
     if not fitting:
+        reason = misfit(recipe, shapes)
+        fix = "the run's folder" if reason.endswith("another width") else "the right network"
         raise InputError(
-            f"the convolutions in {name} are not those of {model}, in neither of its forms; give "
-            "the network they come from, or leave --model out"
+            f"the convolutions in {name} are not those of {model}: {reason}; give {fix}, or leave "
+            "--model out"
         )
     with torch.device("meta"):
         network = create_network(recipe, *fitting[0])

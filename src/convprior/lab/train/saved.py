@@ -117,6 +117,52 @@ def fitting_forms(
     return found
 
 
+def misfit(recipe: Recipe, shapes: Shapes) -> str:
+    """Why no form of a network has convolutions of these shapes, for the form that is nearest.
+
+    Args:
+        recipe: its network is meant.
+        shapes: of the tensors of a state dict; those of fewer than three axes do not count.
+
+    Returns:
+        A clause: another layer, another kernel size, or another width.
+    """
+    timm = recipe.model.name.startswith("timm:")
+    forms = (False,) if timm else (True, False)
+    found = {name.removesuffix(".weight"): size for name, size in shapes.items() if len(size) > 2}
+    reasons = []
+    for form in forms:
+        expected = _shapes(recipe, _CLASSES, _CHANNELS, form).items()
+        wanted = {name.removesuffix(".weight"): size for name, size in expected if len(size) > 2}
+        reasons.append(_difference(found, wanted, recipe.model.name))
+    return min(reasons)[1]
+
+
+def _difference(found: Shapes, wanted: Shapes, model: str) -> tuple[int, str]:
+    """The coarsest difference between convolutions, with its rank: 0 is the nearest."""
+    for name in wanted:
+        if name not in found:
+            return 3, f"there is no layer {name}, which {model} has"
+    for name in found:
+        if name not in wanted:
+            return 3, f"{model} has no layer {name}"
+    for name, size in wanted.items():
+        if found[name][2:] != size[2:]:
+            here, there = ("x".join(map(str, one[2:])) for one in (found[name], size))
+            return 2, f"layer {name} is {here} where {model} has {there}"
+    for name, size in wanted.items():
+        if found[name][0] != size[0]:
+            return 1, (
+                f"layer {name} has {found[name][0]} filters where {model} has {size[0]}: another "
+                "width"
+            )
+    name = next(name for name, size in wanted.items() if found[name] != size)
+    return 1, (
+        f"a filter of layer {name} has {found[name][1]} channels where {model} has "
+        f"{wanted[name][1]}"
+    )
+
+
 def _shapes(recipe: Recipe, classes: int, channels: int, form: bool) -> dict[str, torch.Size]:
     with torch.device("meta"):
         model = create_network(recipe, classes, channels, form)

@@ -309,9 +309,8 @@ def test_repr_says_what_is_covered_and_with_what():
     class Own(nn.Conv2d):
         pass
 
-    assert "  Conv2d 3x3, decay" not in repr(LocoReg(Own(1, 1, 3), 0.1))
     assert "  Conv2d 3x3, c = 0 to 1.5" in repr(LocoReg(Own(1, 1, 3), 0.1))
     full = repr(LocoReg(nn.Conv2d(1, 1, 3), 0.1, FilterPrior.correlated(3)))
-    assert re.search(r"3x3, filters decay 0\.\d+ to [2-9]\.\d+ times as under plain L2", full)
+    assert re.search(r"3x3, filters decay 0\.\d+ to [2-9]\.\d+ times as much as plain L2", full)
     deep = nn.Sequential(*[nn.Conv2d(1, 1, 3) for _ in range(60)])
     assert "  and 20 more" in repr(LocoReg(deep, 0.1))

@@ -181,7 +181,9 @@ def describe(head: str, covered: Sequence[Covered], uncovered: Sequence[str]) ->
         size = "x".join(str(k) for k in module.kernel_size)
         costs = f"c = {item.least:.4g} to {item.largest:.4g}"
         if item.matrix is not None:
-            costs = f"filters decay {item.least:.4g} to {item.largest:.4g} times as under plain L2"
+            costs = (
+                f"filters decay {item.least:.4g} to {item.largest:.4g} times as much as plain L2"
+            )
         elif item.least == item.largest:
             costs = f"c = {item.least:.4g} (plain L2)"
         note = "; parametrized: penalty only" if item.layer.parametrized else ""

@@ -6,14 +6,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from convprior.errors import InputError
 from convprior.filters import FilterPrior, LocoReg, load_priors
 from convprior.filters.laws import changing_permutation
 from convprior.filters.prior.assignment import assign_priors
 from convprior.filters.prior.gaussian import symmetric_root
-from convprior.filters.selection import select_convolutions
+from convprior.filters.selection import convolutions_of, select_convolutions
 from convprior.lab.train.recipe import PriorRecipe, Recipe, content_digest
 
 
@@ -73,7 +72,7 @@ def layer_priors(model: nn.Module, prior: PriorRecipe, seed: int) -> dict[str, F
             not fit this network.
     """
     modules = {layer.name: layer.module for layer in select_convolutions(model)}
-    found = _from_file(modules, prior) if prior.law == "file" else {}
+    found = _from_file(model, prior) if prior.law == "file" else {}
     sizes = {name: tuple(module.kernel_size) for name, module in modules.items()}
     priors = {name: _layer_prior(sizes[name], prior, found.get(name), seed) for name in modules}
     if prior.control is None or prior.law not in ("correlated", "file"):
@@ -101,7 +100,7 @@ def _layer_prior(
     return FilterPrior.locality(size, prior.law, floor, control=control, seed=seed)
 
 
-def _from_file(modules: Mapping[str, _ConvNd], prior: PriorRecipe) -> dict[str, FilterPrior]:
+def _from_file(model: nn.Module, prior: PriorRecipe) -> dict[str, FilterPrior]:
     assert prior.file is not None
     if content_digest(prior.file) != prior.digest:
         raise InputError(
@@ -111,7 +110,9 @@ def _from_file(modules: Mapping[str, _ConvNd], prior: PriorRecipe) -> dict[str, 
     priors = load_priors(Path(prior.file).expanduser())
     try:
         # FilterPrior.save keeps one prior, for all layers of its kernel size.
-        return assign_priors(modules, priors["prior"] if list(priors) == ["prior"] else priors)
+        return assign_priors(
+            convolutions_of(model), priors["prior"] if list(priors) == ["prior"] else priors
+        )
     except InputError as error:
         raise InputError(
             f"prior.file = {prior.file!r} does not fit the network: {error}"

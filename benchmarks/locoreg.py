@@ -1,6 +1,6 @@
 """What LocoReg adds to a training step.
 
-``python benchmarks/locoreg.py`` writes ``benchmarks/locoreg.json`` (about 12 minutes on two
+``python benchmarks/locoreg.py`` writes ``benchmarks/locoreg.json`` (about 7 minutes on two
 cores); with ``--quick`` it prints a short run and writes nothing. One network takes turns with
 several kinds of step in one process: without LocoReg, with ``decay_``, with the penalty in the
 loss, with ``add_gradient_``; at the smaller batch, where LocoReg's part is largest, also with the
@@ -136,7 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a short run; writes no file")
     quick: bool = parser.parse_args().quick
-    rounds, adamw_rounds = (5, 10) if quick else (40, 200)
+    rounds, adamw_rounds = (5, 10) if quick else (24, 120)
     columns = ["step", "batch", "form", "ms (median)", "with / without", "its calls, % of the step"]
     print(" | ".join(columns), flush=True)
     rows: list[list[object]] = []

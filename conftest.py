@@ -1,6 +1,7 @@
 """What every test shares, and the Python blocks of the documentation and the README as tests."""
 
 import os
+import signal
 import tempfile
 
 import torch
@@ -15,6 +16,9 @@ os.environ["CONVPRIOR_CACHE"] = _cache.name
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("CONVPRIOR_DATA", None)
 torch.set_num_threads(1)
+
+# Started in the background of a script, Python ignores Ctrl-C, and so would the programs under test.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples everywhere, and no deadline: a busy machine is not a failure.
 settings.register_profile("convprior", deadline=None, max_examples=60, derandomize=True)

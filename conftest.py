@@ -17,7 +17,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("CONVPRIOR_DATA", None)
 torch.set_num_threads(1)
 
-# Started in the background of a script, Python ignores Ctrl-C, and so would the programs under test.
+# In the background of a script Python ignores Ctrl-C, and so would the programs under test.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples everywhere, and no deadline: a busy machine is not a failure.

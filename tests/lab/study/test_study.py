@@ -56,7 +56,7 @@ def training(folder):
     for cell in folder.glob("cells/*"):
         if (cell / "recipe.json").exists() and not (cell / "metrics.json").exists():
             pid = (cell / "lock").read_text()  # empty for a moment, before its owner signs it
-            if pid and Path(f"/proc/{pid}").exists() and not (cell / "error.json").exists():
+            if pid and not gone(pid) and not (cell / "error.json").exists():
                 return cell, int(pid)
     return None
 
@@ -66,7 +66,11 @@ def statuses(folder):
 
 
 def gone(pid):
-    return not Path(f"/proc/{pid}").exists()
+    """Whether a process has ended; an orphan stays a zombie until somebody reaps it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def test_a_tuned_study_to_its_rows(tmp_path):

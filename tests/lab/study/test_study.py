@@ -55,7 +55,7 @@ def training(folder):
     """The cell that is being trained, when one is, and the process that does it."""
     for cell in folder.glob("cells/*"):
         if (cell / "recipe.json").exists() and not (cell / "metrics.json").exists():
-            pid = (cell / "lock").read_text()  # empty for a moment, before its owner signs it
+            pid = (cell / "lock").read_text().strip()  # empty until its owner signs it
             if pid and not gone(pid) and not (cell / "error.json").exists():
                 return cell, int(pid)
     return None

@@ -23,8 +23,6 @@ from convprior.filters.taps.reference import reference_taps
 from convprior.filters.taps.regions import tap_regions
 from convprior.models import create_model
 
-RATIOS = ("centre_edge", "centre_corner", "centre_share")
-
 
 def weights(*shape: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)

@@ -1,7 +1,7 @@
 """Makes safetensors files of the convolutions of five networks that others trained and published.
 
 They come with two npm packages under the MIT license, ``nsfwjs`` 4.3.0 (image moderation:
-Inception-v3 and MobileNetV2 at two widths, trained from ImageNet weights) and
+Inception-v3 and MobileNetV2 at two widths) and
 ``@vladmandic/face-api`` 1.7.15 (a ResNet for face recognition, a MobileNetV1 for face detection):
 
     npm pack nsfwjs@4.3.0 @vladmandic/face-api@1.7.15

@@ -1,7 +1,7 @@
 """The spatial prior of convolutional networks: parts for any training loop, and a fair study.
 
 The names used daily are here and are imported when first used; the rest lives in its room:
-``convprior.filters``, ``convprior.models``, ``convprior.lab``.
+``convprior.filters``, ``convprior.local``, ``convprior.models``, ``convprior.lab``.
 """
 
 import importlib
@@ -12,11 +12,14 @@ from convprior.errors import ConvPriorError
 
 if TYPE_CHECKING:
     from convprior.filters import FilterPrior, LocoReg
+    from convprior.local import LocalConv2d, LowRankLocalConv2d
     from convprior.models import create_model, list_models
 
 _ROOM = {
     "FilterPrior": "filters",
+    "LocalConv2d": "local",
     "LocoReg": "filters",
+    "LowRankLocalConv2d": "local",
     "create_model": "models",
     "list_models": "models",
 }
@@ -24,7 +27,9 @@ _ROOM = {
 __all__ = [
     "ConvPriorError",
     "FilterPrior",
+    "LocalConv2d",
     "LocoReg",
+    "LowRankLocalConv2d",
     "__version__",
     "create_model",
     "list_models",

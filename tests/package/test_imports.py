@@ -19,12 +19,14 @@ ORDER = [
     "lab.train",
     "lab.data",
     "models",
+    "local",
     "filters",
 ]
 BASE = {"errors", "_drawing", "_files", "_optional", "_random", "_version"}
 OPTIONAL = {
     *("PIL", "altair", "datasets", "jinja2", "numba", "optuna", "pandas", "pyarrow", "pydantic"),
-    *("ray", "rich", "scipy", "sklearn", "timm", "torchvision", "typer", "vl_convert", "zarr"),
+    *("ray", "rich", "scipy", "sklearn", "timm", "torchvision", "triton", "typer"),
+    *("vl_convert", "zarr"),
 }
 
 
@@ -71,7 +73,9 @@ def test_files_are_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) < 400
 
 
-@pytest.mark.parametrize("module", ["convprior", "convprior.filters", "convprior.models"])
+@pytest.mark.parametrize(
+    "module", ["convprior", "convprior.filters", "convprior.local", "convprior.models"]
+)
 def test_the_library_imports_nothing_optional(module: str) -> None:
     code = (
         f"import sys; before = set(sys.modules); import torch, numpy, safetensors.torch; "

@@ -1,0 +1,18 @@
+"""Local connectivity: is one filter used everywhere?
+
+:class:`LowRankLocalConv2d` mixes a few filter banks with weights that depend on the position;
+:class:`LocalConv2d` has a filter bank for each position.
+"""
+
+from convprior.local.functional import local_conv2d, low_rank_local_conv2d
+from convprior.local.geometry import Geometry
+from convprior.local.layers import LowRankLocalConv2d
+from convprior.local.local_conv import LocalConv2d
+
+__all__ = [
+    "Geometry",
+    "LocalConv2d",
+    "LowRankLocalConv2d",
+    "local_conv2d",
+    "low_rank_local_conv2d",
+]

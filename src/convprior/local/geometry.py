@@ -1,0 +1,111 @@
+"""Where a convolution's kernel lies on its input: sizes, stride, padding, dilation, groups."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from convprior.errors import InputError
+
+Pair = int | Sequence[int]
+Padding = Pair | Literal["same", "valid"]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The shape arithmetic of a 2-d convolution with padding by zeros.
+
+    Attributes:
+        input_size: (H, W), before padding.
+        kernel_size: (kh, kw).
+        stride: (rows, columns).
+        padding: zeros on each side, (top, bottom, left, right).
+        dilation: (rows, columns).
+        groups: as ``nn.Conv2d`` has it.
+    """
+
+    input_size: tuple[int, int]
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    @classmethod
+    def of_conv(
+        cls,
+        input_size: Pair,
+        kernel_size: Pair,
+        stride: Pair = 1,
+        padding: Padding = 0,
+        dilation: Pair = 1,
+        groups: int = 1,
+    ) -> "Geometry":
+        """From arguments that mean what they mean in ``nn.Conv2d``.
+
+        "same" pads ``dilation (kernel_size - 1)`` zeros along an axis, the odd one at the end.
+
+        Raises:
+            InputError: a value is no pair of ints in its range, "same" comes with a stride, or the
+                kernel does not fit into the padded input.
+        """
+        kernel, steps = pair(kernel_size, "kernel_size", 1), pair(stride, "stride", 1)
+        spread = pair(dilation, "dilation", 1)
+        reach = (spread[0] * (kernel[0] - 1), spread[1] * (kernel[1] - 1))
+        if padding == "same":
+            if steps != (1, 1):
+                raise InputError(f"padding is 'same' and stride is {steps}; 'same' needs stride 1")
+            top, left = reach[0] // 2, reach[1] // 2
+            sides = (top, reach[0] - top, left, reach[1] - left)
+        elif padding == "valid":
+            sides = (0, 0, 0, 0)
+        elif isinstance(padding, str):
+            raise InputError(f"padding is {padding!r}; give 'same', 'valid', an int or a pair")
+        else:
+            rows, columns = pair(padding, "padding", 0)
+            sides = (rows, rows, columns, columns)
+        size = pair(input_size, "input_size", 1)
+        made = cls(size, kernel, steps, sides, spread, groups)
+        if min(made.output_size) < 1:
+            raise InputError(
+                f"a kernel of {kernel} with dilation {spread} does not fit into an input of {size} "
+                f"with padding {padding!r}; give a larger input_size or padding"
+            )
+        return made
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """(H', W'), the positions of the kernel."""
+        top, bottom, left, right = self.padding
+        padded = (self.input_size[0] + top + bottom, self.input_size[1] + left + right)
+        rows, columns = (
+            (size - spread * (kernel - 1) - 1) // step + 1
+            for size, spread, kernel, step in zip(
+                padded, self.dilation, self.kernel_size, self.stride, strict=True
+            )
+        )
+        return rows, columns
+
+    @property
+    def positions(self) -> int:
+        """H' times W'."""
+        rows, columns = self.output_size
+        return rows * columns
+
+    def already_padded(self) -> "Geometry":
+        """The same positions on an input that contains the padding already."""
+        top, bottom, left, right = self.padding
+        height, width = self.input_size
+        size = (height + top + bottom, width + left + right)
+        return replace(self, input_size=size, padding=(0, 0, 0, 0))
+
+
+def pair(value: Pair, name: str, least: int) -> tuple[int, int]:
+    """An int or two ints as two ints.
+
+    Raises:
+        InputError: it is neither, or one is below ``least``.
+    """
+    numbers = (value, value) if isinstance(value, int) else tuple(value)
+    if len(numbers) != 2 or not all(isinstance(n, int) and n >= least for n in numbers):
+        raise InputError(f"{name} is {value!r}; give an int >= {least}, or two of them")
+    return numbers[0], numbers[1]

@@ -66,14 +66,14 @@ def redraw_(
     layers = {} if only_prior else _resettable(module)
     for name, layer in (layers | {name: convolutions[name] for name in assigned}).items():
         refuse_undrawable(layer, repr(name))
-    generators = {name: _generators(layer) for name, layer in layers.items()}
+    generators = {name: generators_of(layer) for name, layer in layers.items()}
     # Children before parents, whose own method may have the last word on a child; the first of
     # two layers with one weight after the second.
     for name, layer in reversed(layers.items()):
-        with _seeded(generators[name], mix(seed, _number(name))):
+        with seeded(generators[name], mix(seed, number_of(name))):
             layer.reset_parameters()
     for name in reversed(assigned):
-        generator = torch.Generator().manual_seed(mix(seed, _number(name), 1))
+        generator = torch.Generator().manual_seed(mix(seed, number_of(name), 1))
         assigned[name].init_(convolutions[name], generator)
     drawn = {id(p) for layer in layers.values() for p in layer.parameters()}
     drawn |= {id(convolutions[name].weight) for name in assigned}
@@ -85,8 +85,12 @@ def _resettable(module: nn.Module) -> dict[str, Any]:
     return {n: x for n, x in layers.items() if callable(getattr(x, "reset_parameters", None))}
 
 
-def _generators(layer: nn.Module) -> list[Generator]:
-    """The global generators that the layer's ``reset_parameters`` may draw from."""
+def generators_of(layer: nn.Module) -> list[Generator]:
+    """The global generators that a layer's ``reset_parameters`` may draw from.
+
+    Raises:
+        InputError: no generator is known for a device of the layer.
+    """
     found = [torch.default_generator]
     for device in {parameter.device for parameter in layer.parameters()} - {torch.device("cpu")}:
         known = getattr(getattr(torch, device.type, None), "default_generators", ())
@@ -97,7 +101,8 @@ def _generators(layer: nn.Module) -> list[Generator]:
 
 
 @contextmanager
-def _seeded(generators: list[Generator], seed: int) -> Iterator[None]:
+def seeded(generators: list[Generator], seed: int) -> Iterator[None]:
+    """Generators started from a seed, and afterwards put back where they were."""
     states = [generator.get_state() for generator in generators]
     try:
         for generator in generators:
@@ -108,7 +113,8 @@ def _seeded(generators: list[Generator], seed: int) -> Iterator[None]:
             generator.set_state(state)
 
 
-def _number(name: str) -> int:
+def number_of(name: str) -> int:
+    """A counter for :func:`convprior._random.mix` from a name."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest())
 
 

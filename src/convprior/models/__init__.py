@@ -5,6 +5,7 @@ names them, ``timm:NAME`` reaches all of timm. All return logits (n, num_classes
 of channels and start from He's law; ``seed=`` makes the initial weights a function of it alone.
 """
 
+from convprior.models.coordinates import AddCoordinates, with_coordinates
 from convprior.models.densenet import DenseNet, densenet121, densenet_bc
 from convprior.models.he import HeConv2d, HeLinear
 from convprior.models.inception import GoogLeNet
@@ -12,11 +13,13 @@ from convprior.models.mobilenet import MobileNetV2
 from convprior.models.plain import PlainCNN
 from convprior.models.registry import create_model, list_models
 from convprior.models.resnet import ResNet, resnet18
+from convprior.models.simple_local_net import SimpleLocalNet
 from convprior.models.vgg import VGG, vgg11_bn, vgg16_bn
 from convprior.models.wide_resnet import WideResNet
 
 __all__ = [
     "VGG",
+    "AddCoordinates",
     "DenseNet",
     "GoogLeNet",
     "HeConv2d",
@@ -24,6 +27,7 @@ __all__ = [
     "MobileNetV2",
     "PlainCNN",
     "ResNet",
+    "SimpleLocalNet",
     "WideResNet",
     "create_model",
     "densenet121",
@@ -32,4 +36,5 @@ __all__ = [
     "resnet18",
     "vgg11_bn",
     "vgg16_bn",
+    "with_coordinates",
 ]

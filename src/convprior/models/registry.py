@@ -21,6 +21,7 @@ from convprior.models.inception import GoogLeNet
 from convprior.models.mobilenet import MobileNetV2
 from convprior.models.plain import PlainCNN
 from convprior.models.resnet import resnet18
+from convprior.models.simple_local_net import SimpleLocalNet
 from convprior.models.vgg import vgg11_bn, vgg16_bn
 from convprior.models.wide_resnet import WideResNet
 
@@ -30,6 +31,7 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "mobilenet_v2": MobileNetV2,
     "plain_cnn": PlainCNN,
     "resnet18": resnet18,
+    "simple_local_net": SimpleLocalNet,
     "vgg11_bn": vgg11_bn,
     "vgg16_bn": vgg16_bn,
 }

@@ -25,9 +25,12 @@ _ARMS = (VERMILION, BLUE, GREEN, PURPLE, ORANGE, SKY)
 
 def arm_colors(arms: Sequence[str], baseline: str) -> dict[str, str]:
     """A color for each arm, gray for the baseline; the cycle repeats after six."""
-    others = [arm for arm in arms if arm != baseline]
-    colors = {arm: _ARMS[i % len(_ARMS)] for i, arm in enumerate(others)}
-    return {baseline: QUIET, **colors}
+    return {baseline: QUIET, **series_colors([arm for arm in arms if arm != baseline])}
+
+
+def series_colors(names: Sequence[str]) -> dict[str, str]:
+    """A color for each name; the cycle repeats after six."""
+    return {name: _ARMS[i % len(_ARMS)] for i, name in enumerate(names)}
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from convprior import __version__
 from convprior.lab.report import words
 from convprior.lab.report.charts import accuracies, differences
 from convprior.lab.report.curves import draw_learning_curves, learning_curves
+from convprior.lab.report.dose import NARROW, WIDE, dose_panels, draw_dose, line_colors
 from convprior.lab.report.drawing import MOST_COLORS, arm_colors
 from convprior.lab.report.toml import to_toml
 from convprior.lab.report.tuning import draw_tuning
@@ -109,6 +110,7 @@ def content(
         "problems": list({(r.arm, r.data, r.model, r.key): r for r in failed}.values()),
         "unfinished": sum(row.status in ("waiting", "interrupted") for row in rows),
         "panels": panels,
+        "dose": dose(outcome, summaries),
         "matrix": matrix(comparisons, panels) if len(panels) > 1 else [],
         "lead": words.bottom_line(
             comparisons, len(panels), [one for panel in panels for one, _ in panel.controls]
@@ -123,6 +125,21 @@ def content(
         "toml": to_toml(study.document),
         "environment": environment(metrics),
         "points": points,
+    }
+
+
+def dose(outcome: Outcome, summaries: Sequence[Summary]) -> dict[str, Any]:
+    """The study's curve: what its axis is called, a chart a panel, and the color of each line."""
+    curve, panels = outcome.study.curve, dose_panels(outcome.study, summaries)
+    if curve is None or not panels:
+        return {}
+    colors = line_colors(panels)
+    width = WIDE if len(panels) == 1 else NARROW
+    return {
+        "title": curve.title,
+        "charts": [(f"{p.data}, {p.model}", draw_dose(p, curve, colors, width)) for p in panels],
+        "colors": colors,
+        "referred": any(panel.references for panel in panels),
     }
 
 

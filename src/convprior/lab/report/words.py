@@ -57,7 +57,8 @@ def bottom_line(
     found: dict[str, list[str]] = {}
     for one in comparisons:
         found.setdefault(one.arm, []).append(one.verdict)
-    parts, silent = [], []
+    parts: dict[str, list[str]] = {}
+    silent = []
     for arm, verdicts in found.items():
         shown = [
             verdict if settings == 1 else f"{verdict} in {times} of {settings} settings"
@@ -68,13 +69,22 @@ def bottom_line(
             unbeaten = [o.arm for o in controls if o.baseline == arm and o.verdict != "hurts"]
             doubt = f" but is not shown to beat {listed(list(dict.fromkeys(unbeaten)))}"
             helps = "helps" in verdicts and unbeaten
-            parts.append(f"{arm} {' and '.join(shown)}{doubt if helps else ''}")
+            parts.setdefault(f"{' and '.join(shown)}{doubt if helps else ''}", []).append(arm)
         else:
             silent.append(arm)
+    sentences = []
+    for said, own in parts.items():
+        if len(own) <= _NAMED:
+            sentences += [f"{arm} {said}" for arm in own]
+        else:
+            plural = (
+                said.replace("helps", "help").replace("hurts", "hurt").replace("is not", "are not")
+            )
+            sentences.append(f"{len(own)} arms {plural}")
     if silent:
         names = listed(silent) if len(silent) <= _NAMED else f"{len(silent)} arms"
-        parts.append(f"{names} {'is' if len(silent) == 1 else 'are'} not shown to differ")
-    return f"Against {comparisons[0].baseline}: {'; '.join(parts)}."
+        sentences.append(f"{names} {'is' if len(silent) == 1 else 'are'} not shown to differ")
+    return f"Against {comparisons[0].baseline}: {'; '.join(sentences)}."
 
 
 def find_controls(study: Study) -> dict[str, str]:

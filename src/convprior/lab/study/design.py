@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from convprior.errors import InputError
+from convprior.lab.study.curve import Curve
 from convprior.lab.train import Recipe, as_dict, from_dict, recipe_key
 
 _PYDANTIC: dict[str, Any] = {"extra": "forbid", "use_attribute_docstrings": True}
@@ -163,6 +164,8 @@ class Study:
     tune: Tune | None
     document: Mapping[str, Any]
     """The study file as written, with the overrides of the command line."""
+    curve: Curve | None = None
+    """What the report draws accuracy against."""
 
     def arm(self, name: str) -> Arm:
         """The arm called ``name``."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from convprior.errors import InputError
+from convprior.lab.study.curve import Curve, check_curve, curve_problems
 from convprior.lab.study.design import Arm, Range, Slot, Study, Tune, Variant, check_arms
 from convprior.lab.study.keys import flatten, leaves, nest, spread
 from convprior.lab.study.problems import check, nearest, together, validate
@@ -56,6 +57,8 @@ class StudyFile:
     """Seeds; a number n means 0, ..., n - 1."""
     tune: Tune | None = None
     """How each arm is tuned before the comparison; default, or false: not at all."""
+    curve: Curve | None = None
+    """A chart for the report: accuracy against the value of one recipe key."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", self.name):
@@ -127,11 +130,13 @@ def parse_study(document: Mapping[str, Any]) -> Study:
         seeds=file.seeds,
         tune=file.tune,
         document=plain,
+        curve=file.curve,
     )
-    problems |= dict.fromkeys(_problems(study, flatten(base)))
+    problems |= dict.fromkeys([*_problems(study, flatten(base)), *curve_problems(study, file.arms)])
     if problems:
         raise together(list(problems))
     check_arms(study)
+    check_curve(study)
     return study
 
 
@@ -146,6 +151,8 @@ def _normalize(plain: dict[str, Any]) -> dict[str, Any]:
             tune["space"] = spread(tune["space"])
     if isinstance(base := file.get("base"), dict):
         file["base"] = nest(flatten(base))
+    if isinstance(curve := file.get("curve"), dict) and isinstance(curve.get("group"), str):
+        file["curve"] = {**curve, "group": [curve["group"]]}
     for key, inner in (("data", "source"), ("models", "name")):
         if isinstance(entries := file.get(key), str | dict):
             file[key] = entries = [entries]

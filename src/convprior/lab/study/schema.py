@@ -34,6 +34,9 @@ def study_schema() -> Schema:
             "description": many.pop("description"),
             "anyOf": [{"type": "integer", "minimum": 1}, many],
         }
+    group = definitions["Curve"]["properties"]["group"]
+    kind, items = group.pop("type"), group.pop("items")
+    group["anyOf"] = [{"type": "string"}, {"type": kind, "items": items}]
     own["tune"]["anyOf"] = [*own["tune"]["anyOf"], {"const": False}]
     return {**schema, "title": "A convprior study"}
 

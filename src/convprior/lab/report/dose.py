@@ -1,0 +1,227 @@
+"""The chart of a study's ``[curve]``: accuracy against a dose, such as the rank of a layer.
+
+Numbers have an axis; behind it, set apart, stand the places that are no number (``full``). Arms to
+compare with are level lines, named at their right end.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from convprior._drawing import INK, inline
+from convprior._optional import require
+from convprior.lab.report.drawing import render, series_colors, short_names
+from convprior.lab.study.comparison import Summary
+from convprior.lab.study.curve import Curve, find_place
+from convprior.lab.study.design import Slot, Study
+from convprior.lab.study.tables import printable
+
+WIDE, NARROW = 660, 460
+"""Pixels of a chart that has the page for itself, and of one of several."""
+_HEIGHT = 300
+_AXIS, _LETTER, _GAP = 62, 6.4, 12
+"""Pixels of the axis of accuracies, of a letter, and between two panels."""
+_APART = 16
+"""Pixels between the names of two level lines."""
+_DODGE = 6
+"""Pixels between the points of two lines at one value."""
+_DASHES = ([6, 4], [2, 3], [10, 4], [8, 3, 2, 3])
+
+
+@dataclass(frozen=True)
+class DosePanel:
+    """The curve on one data set and network."""
+
+    data: str
+    model: str
+    points: list[tuple[str, float | str, Summary]]
+    """(name of the line, place on the axis, accuracy)."""
+    references: list[Summary]
+
+
+def dose_panels(study: Study, summaries: Sequence[Summary]) -> list[DosePanel]:
+    """Gathers the finished arms by data set and network; without ``[curve]`` there is nothing."""
+    if study.curve is None:
+        return []
+    panels: dict[tuple[str, str], DosePanel] = {}
+    for one in summaries:
+        if one.mean is None:
+            continue
+        place = find_place(study, Slot(one.arm, one.data, one.model))
+        if place is not None:
+            at = panels.setdefault(place[:2], DosePanel(*place[:2], [], []))
+            at.points.append((place.line, place.x, one))
+    for one in summaries:
+        panel = panels.get((one.data, one.model))
+        if panel and one.arm in study.curve.references and one.mean is not None:
+            panel.references.append(one)
+    return list(panels.values())
+
+
+def line_colors(panels: Sequence[DosePanel]) -> dict[str, str]:
+    """A color for each line, the same in every panel."""
+    return series_colors(list(dict.fromkeys(line for panel in panels for line, *_ in panel.points)))
+
+
+def draw_dose(panel: DosePanel, curve: Curve, colors: Mapping[str, str], width: int) -> str:
+    """One panel as SVG: means with 95 % intervals, a line each, and the level lines.
+
+    Args:
+        panel: what to draw.
+        curve: the axis.
+        colors: from :func:`line_colors`.
+        width: in pixels.
+    """
+    alt = require("altair", "lab")
+    every = [*(one for *_, one in panel.points), *panel.references]
+    low = min(v for one in every for v in (one.mean, one.low) if v is not None)
+    high = max(v for one in every for v in (one.mean, one.high) if v is not None)
+    room = 0.05 * (high - low) or 0.5
+    domain = [low - room, high + room]
+    scale = alt.Scale(domain=domain, nice=False, zero=False)
+
+    names = short_names([one.arm for one in panel.references])
+    right = max((_LETTER * len(name) + 2 * _GAP for name in names.values()), default=0)
+    words = short_names(list(dict.fromkeys(x for _, x, _ in panel.points if isinstance(x, str))))
+    numbers = sorted({x for _, x, _ in panel.points if not isinstance(x, str)})
+    left = width - _AXIS - right - 2 * _GAP * bool(names)
+    least = 34 if numbers else 80
+    strip = min(left, sum(max(least, _LETTER * len(word) + 10) for word in words.values()))
+    main = left - strip - _GAP if words and numbers else left
+
+    views = []
+    title = printable(curve.title)
+    if numbers:
+        x = _number_axis(numbers, curve, title)
+        views.append(_view(panel, x, scale, colors, main, {}, first=True))
+    if words:
+        x = _word_axis(list(words.values()), None if numbers else title)
+        views.append(_view(panel, x, scale, colors, strip, words, first=not numbers))
+    if panel.references:
+        views.append(_names(panel.references, names, scale, domain, right))
+    return render(alt.hconcat(*views, spacing=_GAP).resolve_scale(y="shared"))
+
+
+def _number_axis(numbers: Sequence[float], curve: Curve, title: str) -> Any:
+    alt = require("altair", "lab")
+    ends = numbers[0], numbers[-1]
+    if curve.log:
+        room = (ends[1] / ends[0]) ** 0.05
+        scale = alt.Scale(type="log", domain=[ends[0] / room, ends[1] * room], nice=False)
+    else:
+        room = 0.05 * (ends[1] - ends[0]) or 1
+        scale = alt.Scale(domain=[ends[0] - room, ends[1] + room], nice=False, zero=False)
+    # A label at each value that was run, where they do not collide.
+    axis = alt.Axis(values=list(numbers), format="~r", labelOverlap="greedy", grid=True)
+    return alt.X("x:Q", title=title, scale=scale, axis=axis)
+
+
+def _word_axis(words: list[str], title: str | None) -> Any:
+    alt = require("altair", "lab")
+    axis = alt.Axis(labelAngle=0, labelLimit=200, grid=True)
+    # The domain lists the words in order; without sort none enters an expression.
+    scale = alt.Scale(type="point", domain=words, padding=0.5)
+    return alt.X("x:N", title=title, sort=None, axis=axis, scale=scale)
+
+
+def _view(
+    panel: DosePanel,
+    x: Any,
+    scale: Any,
+    colors: Mapping[str, str],
+    width: float,
+    words: Mapping[str, str],
+    *,
+    first: bool,
+) -> Any:
+    """Level lines, and on them points with their intervals.
+
+    Those that are numbers; or, given ``words`` and what is written for each, the others.
+    """
+    alt = require("altair", "lab")
+    metric = panel.points[0][2].metric.replace("_", " ")
+    grid = alt.Axis(grid=True, tickCount=6)
+    axis = grid if first else alt.Axis(grid=True, tickCount=6, labels=False)
+    y = alt.Y("y:Q", title=f"{metric} in %" if first else None, scale=scale, axis=axis)
+    layers = [_level(one, at, y) for at, one in enumerate(panel.references)]
+    lines = list(dict.fromkeys(line for line, *_ in panel.points))
+    for at, line in enumerate(lines):
+        rows = [
+            {"x": words.get(str(where), where), "y": one.mean, "low": one.low, "high": one.high}
+            for own, where, one in panel.points
+            if own == line and isinstance(where, str) == bool(words)
+        ]
+        shift = _DODGE * (at - (len(lines) - 1) / 2)
+        layers += _line(rows, x, y, colors[line], shift, joined=not words)
+    return alt.layer(*layers).properties(width=width, height=_HEIGHT)
+
+
+def _line(
+    rows: list[dict[str, Any]], x: Any, y: Any, color: str, shift: float, *, joined: bool
+) -> list[Any]:
+    alt = require("altair", "lab")
+    look = {"aria": False, "color": color, "xOffset": shift}
+    chart = alt.Chart(inline(sorted(rows, key=lambda row: row["x"]) if joined else rows))
+    bars = alt.Chart(inline([row for row in rows if row["low"] is not None]))
+    bar = bars.mark_rule(**look, strokeWidth=2, strokeCap="round", opacity=0.75)
+    line = chart.mark_line(**look, strokeWidth=2, opacity=0.75)
+    dot = chart.mark_circle(**look, size=70, opacity=1)
+    marks = [bar.encode(x=x, y=alt.Y("low:Q"), y2="high:Q"), dot.encode(x=x, y=y)]
+    return [line.encode(x=x, y=y), *marks] if joined else marks
+
+
+def _level(one: Summary, at: int, y: Any) -> Any:
+    alt = require("altair", "lab")
+    look = {"aria": False, "color": INK, "strokeWidth": 1.5, "opacity": 0.6}
+    rule = alt.Chart(inline([{"y": one.mean}])).mark_rule(**look)
+    return rule.encode(y=y, strokeDash=alt.value(_DASHES[at % len(_DASHES)]))
+
+
+def _names(
+    references: Sequence[Summary],
+    names: Mapping[str, str],
+    scale: Any,
+    domain: Sequence[float],
+    width: float,
+) -> Any:
+    """The names of the level lines, pushed apart where they are close, each led to its line."""
+    alt = require("altair", "lab")
+    unit = (domain[1] - domain[0]) / _HEIGHT
+    order = sorted(references, key=lambda one: one.mean or 0.0)
+    places = spread([one.mean or 0.0 for one in order], _APART * unit, domain)
+    rows = [
+        {"y": one.mean, "at": place, "name": names[one.arm], "x": 0, "x2": 1}
+        for one, place in zip(order, places, strict=True)
+    ]
+    base = alt.Chart(inline(rows))
+    y = alt.Y("y:Q", scale=scale, axis=None)
+    lead = base.mark_rule(aria=False, color=INK, opacity=0.6).encode(
+        x=alt.value(-_GAP), x2=alt.value(_GAP - 2), y=y, y2="at:Q"
+    )
+    text = base.mark_text(aria=False, align="left", color=INK, fontSize=12).encode(
+        x=alt.value(_GAP + 2), y=alt.Y("at:Q", scale=scale, axis=None), text="name:N"
+    )
+    return alt.layer(lead, text).properties(width=width, height=_HEIGHT)
+
+
+def spread(values: Sequence[float], apart: float, domain: Sequence[float]) -> list[float]:
+    """Places near ascending ``values``, at least ``apart`` from each other, inside ``domain``.
+
+    Values that are too close form a block around their mean; blocks that then touch become one.
+    """
+
+    def inside(center: float, n: int) -> float:
+        half = apart * (n - 1) / 2
+        return min(max(center, domain[0] + half), domain[1] - half)
+
+    blocks: list[tuple[float, int]] = []  # (mean of its values, how many)
+    for value in values:
+        blocks.append((value, 1))
+        while len(blocks) > 1:
+            (before, m), (center, n) = blocks[-2:]
+            if inside(center, n) - inside(before, m) >= apart * (m + n) / 2:
+                break
+            blocks[-2:] = [((m * before + n * center) / (m + n), m + n)]
+    return [
+        inside(center, n) + apart * (at - (n - 1) / 2) for center, n in blocks for at in range(n)
+    ]

@@ -18,6 +18,9 @@ from torch import nn
 class HeConv2d(nn.Conv2d):
     """``nn.Conv2d`` with weights from ``N(0, 2 / fan_in)`` and a zero bias."""
 
+    # It differs in its draw alone, so ``convprior.local.localize`` need not leave it alone.
+    localizable = True
+
     def reset_parameters(self) -> None:
         """Draws the weights again."""
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")

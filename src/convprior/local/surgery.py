@@ -1,0 +1,115 @@
+"""Taking one layer out of a network and putting another in its place, with all that hangs on it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _WrappedHook
+
+from convprior.errors import InputError
+from convprior.filters.selection import unwrap
+from convprior.local.layers import LowRankLocalConv2d
+from convprior.local.local_conv import LocalConv2d
+
+_HOOKS = (
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_forward_hooks",
+    "_forward_hooks_always_called",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_load_state_dict_post_hooks",
+    "_load_state_dict_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+)
+
+
+def network_to_change(model: nn.Module, what: str) -> nn.Module:
+    """The network inside the wrappers, for a change in place.
+
+    Raises:
+        InputError: ``model`` is no module or data-parallel, which knows its parameters already.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model is a {type(model).__name__}; give a torch.nn.Module")
+    for module in model.modules():
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise InputError(
+                f"the model is in a {type(module).__name__}, which knows its parameters already; "
+                f"{what} first and wrap it afterwards"
+            )
+    network = unwrap(model)
+    if isinstance(network, nn.Conv1d | nn.Conv2d):
+        raise InputError(
+            f"the model is itself the {type(network).__name__}, which cannot be replaced in place; "
+            "put it into a torch.nn.Sequential"
+        )
+    return network
+
+
+def replace_layers(network: nn.Module, layers: Mapping[nn.Module, nn.Module]) -> None:
+    """Puts each value where its key was, in every module that holds it."""
+    for module in list(network.modules()):
+        for name, child in module._modules.items():
+            if child is not None and child in layers:
+                module._modules[name] = layers[child]
+
+
+def carry_over(old: nn.Module, new: nn.Module) -> None:
+    """Hooks, modes and further attributes of a layer onto the one that takes its place.
+
+    Handles that were given out for the hooks stay valid. What computes the weight of ``old``
+    (``parametrizations``, or buffers ``weight_*`` of the older functions) stays behind.
+    """
+    for name in _HOOKS:
+        hooks, own = getattr(old, name), getattr(new, name)
+        for key, hook in hooks.items():
+            # These hold the module they were registered on.
+            if isinstance(hook, _WrappedHook) and hook.with_module:
+                hooks[key] = _WrappedHook(hook.hook, new)
+        hooks.update(own)
+        object.__setattr__(new, name, hooks)
+    object.__setattr__(new, "_is_full_backward_hook", old._is_full_backward_hook)
+    for name, value in vars(old).items():
+        if not hasattr(new, name):
+            object.__setattr__(new, name, value)
+    for store in ("_buffers", "_modules"):
+        for name, value in getattr(old, store).items():
+            if name != "parametrizations" and not name.startswith("weight_"):
+                getattr(new, store).setdefault(name, value)
+    new.train(old.training)
+
+
+def memory_format_of(weight: Tensor) -> torch.memory_format:
+    """``torch.channels_last`` where a weight is laid out so and not in the ordinary way as well."""
+    last = weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last and not weight.is_contiguous() else torch.contiguous_format
+
+
+def arguments_of(conv: nn.Conv1d | nn.Conv2d) -> dict[str, Any]:
+    """The arguments that build a convolution of the same shape."""
+    return {
+        "in_channels": conv.in_channels,
+        "out_channels": conv.out_channels,
+        "kernel_size": conv.kernel_size,
+        "stride": conv.stride,
+        "padding": conv.padding,
+        "dilation": conv.dilation,
+        "groups": conv.groups,
+        "bias": conv.bias is not None,
+        "padding_mode": conv.padding_mode,
+        "device": conv.weight.device,
+        "dtype": conv.weight.dtype,
+    }
+
+
+def local_class(axes: int, low_rank: bool) -> Any:
+    """The class of a local layer for inputs of one or two axes."""
+    if axes == 1:
+        from convprior.local.layers_1d import LocalConv1d, LowRankLocalConv1d
+
+        return LowRankLocalConv1d if low_rank else LocalConv1d
+    return LowRankLocalConv2d if low_rank else LocalConv2d

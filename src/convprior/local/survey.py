@@ -1,0 +1,214 @@
+"""Which convolutions of a network can become local, and the size of the input each of them sees."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import type_before_parametrizations
+
+from convprior.errors import InputError
+from convprior.filters.cohesion.listening import evaluating
+from convprior.filters.selection import (
+    ConvLayer,
+    Rule,
+    convolutions_of,
+    layers_of,
+    select_convolutions,
+)
+
+Layers = Rule | Iterable[Rule] | Callable[[str, nn.Module], bool] | None
+_PLAIN = (nn.Conv1d, nn.Conv2d)
+
+
+@dataclass(frozen=True)
+class Site(ConvLayer):
+    """A convolution that can become local.
+
+    Attributes:
+        input_size: (H, W), or (L,) of a 1-d convolution.
+    """
+
+    input_size: tuple[int, ...] = ()
+
+
+@dataclass
+class _Seen:
+    """What went through one convolution."""
+
+    input_sizes: set[tuple[int, ...]] = field(default_factory=set)
+    positions: int = 0
+    faithful: bool = True
+
+
+def survey(
+    network: nn.Module, example_input: Any, layers: Layers = None, subclasses: bool = False
+) -> list[Site]:
+    """Runs the example through the network and finds what can become local.
+
+    The network runs in evaluation mode without gradients; afterwards modes, hooks and random
+    generators are what they were.
+
+    Args:
+        network: without wrappers.
+        example_input: a tensor, a sequence of positional or a mapping of keyword arguments.
+        layers: as in :func:`convprior.local.localize`.
+        subclasses: as in :func:`convprior.local.localize`.
+
+    Returns:
+        One entry a module, in registration order; at least one.
+
+    Raises:
+        InputError: as in :func:`convprior.local.localize`.
+    """
+    asked, by_name = _asked(network, layers)
+    alone: dict[str, str] = {}
+    open_: list[ConvLayer] = []
+    compiled = {id(getattr(module, "_orig_mod", None)) for module in network.modules()}
+    for layer in asked:
+        why = _unsuitable(layer.module, layers is None, subclasses or layer.name in by_name)
+        if id(layer.module) in compiled:
+            why = "is compiled on its own: convert it before torch.compile"
+        if why:
+            alone[layer.name] = why
+        else:
+            open_.append(layer)
+    seen = _run(network, example_input, [layer.module for layer in open_])
+    sites = []
+    for layer in open_:
+        record = seen[layer.module]
+        if not record.faithful:
+            alone[layer.name] = "computes something else than the convolution with its weight"
+        elif not record.input_sizes:
+            alone[layer.name] = "was not run by the example input in evaluation mode"
+        elif len(record.input_sizes) > 1:
+            sizes = " and ".join(map(str, sorted(record.input_sizes)))
+            raise InputError(
+                f"{layer.name!r} sees inputs of sizes {sizes} and a local layer is made for one; "
+                "leave it out through layers="
+            )
+        elif layers is None and record.positions == 1:
+            alone[layer.name] = "has a single position"
+        else:
+            (size,) = record.input_sizes
+            site = Site(layer.name, layer.module, layer.parametrized, layer.aliases, size)
+            sites.append(site)
+    for name, why in _tied(network, sites).items():
+        alone[name] = why
+    for name in by_name:
+        if name in alone:
+            raise InputError(f"{name!r} {alone[name]}")
+    sites = [site for site in sites if site.name not in alone]
+    if not sites:
+        raise InputError(f"no layer would change: {_reasons(alone)}")
+    return sites
+
+
+def _asked(network: nn.Module, layers: Layers) -> tuple[list[ConvLayer], set[str]]:
+    """The convolutions that ``layers`` means, and those among them it means by their own name."""
+    found = layers_of(convolutions_of(network))
+    if layers is None:
+        select_convolutions(network)
+        return found, set()
+    if callable(layers) and not isinstance(layers, type):
+        chosen = [layer for layer in found if layers(layer.name, layer.module)]
+        if not chosen:
+            raise InputError("no layer would change: layers is a function that chose none")
+        return chosen, set()
+    rules: tuple[Rule, ...] = (layers,) if isinstance(layers, str | type) else tuple(layers)
+    select_convolutions(network, rules)
+    chosen = [layer for layer in found if any(map(layer.fits, rules))]
+    exact = {
+        layer.name
+        for layer in chosen
+        if {layer.name, *layer.aliases} & {rule for rule in rules if isinstance(rule, str)}
+        or type_before_parametrizations(layer.module) in set(rules) - set(_PLAIN)
+    }
+    return chosen, exact
+
+
+def _unsuitable(conv: _ConvNd, by_default: bool, subclasses: bool) -> str:
+    """Why a convolution cannot become local, or nothing."""
+    kind = type_before_parametrizations(conv)
+    if not isinstance(conv, _PLAIN):
+        return f"is a {kind.__name__}; Conv1d and Conv2d can become local"
+    if kind not in _PLAIN and not vars(kind).get("localizable") and not subclasses:
+        base = "Conv2d" if isinstance(conv, nn.Conv2d) else "Conv1d"
+        return f"is a {kind.__name__}, a subclass of {base}: give its name or subclasses=True"
+    if "forward" in vars(conv):
+        return "has had its forward replaced"
+    if by_default and math.prod(conv.kernel_size) == 1:
+        return "has a kernel of one tap: name it in layers"
+    return ""
+
+
+def _run(
+    network: nn.Module, example_input: Any, convolutions: list[_ConvNd]
+) -> Mapping[_ConvNd, _Seen]:
+    seen: Mapping[_ConvNd, _Seen] = defaultdict(_Seen)
+
+    def listen(conv: Any, args: Any, named: Any, output: Tensor) -> None:
+        x = args[0] if args else named["input"]
+        record = seen[conv]
+        axes = len(conv.kernel_size)
+        record.input_sizes.add(tuple(x.shape[-axes:]))
+        record.positions = math.prod(output.shape[-axes:])
+        if type_before_parametrizations(conv) not in _PLAIN:
+            base = nn.Conv2d if isinstance(conv, nn.Conv2d) else nn.Conv1d
+            plain = base._conv_forward(conv, x, conv.weight, conv.bias)
+            record.faithful &= plain.shape == output.shape and torch.allclose(plain, output)
+
+    devices = {p.device for p in network.parameters() if p.device.type == "cuda"}
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices))
+        stack.enter_context(evaluating(network))
+        stack.enter_context(torch.no_grad())
+        if any(hasattr(module, "_orig_mod") for module in network.modules()):
+            # Compiled parts run without the hooks that came after their compilation.
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for conv in convolutions:
+            # First of all hooks, and so with the output that no other hook has changed.
+            handle = conv.register_forward_hook(listen, with_kwargs=True, prepend=True)
+            stack.callback(handle.remove)
+        if isinstance(example_input, Mapping):
+            network(**example_input)
+        elif isinstance(example_input, list | tuple):
+            network(*example_input)
+        else:
+            network(example_input)
+    return seen
+
+
+def _tied(network: nn.Module, sites: list[Site]) -> dict[str, str]:
+    """Sites whose weight another module uses too, one that would keep the old weight."""
+    inside = {id(part) for site in sites for part in site.module.modules()}
+    outside = {
+        id(parameter): f"{name}.{key}".removeprefix(".")
+        for name, module in network.named_modules()
+        if id(module) not in inside
+        for key, parameter in module._parameters.items()
+        if parameter is not None
+    }
+    return {
+        site.name: f"shares its weight with {outside[id(tensor)]}, which would keep it"
+        for site in sites
+        for tensor in site.tensors()
+        if id(tensor) in outside
+    }
+
+
+def _reasons(alone: Mapping[str, str]) -> str:
+    """Each reason with the layers it holds for."""
+    names: dict[str, list[str]] = {}
+    for name, why in alone.items():
+        names.setdefault(why, []).append(repr(name))
+    parts = []
+    for why, layers in names.items():
+        more = f" and {len(layers) - 3} more" if len(layers) > 3 else ""
+        parts.append(f"{', '.join(layers[:3])}{more}: {why}")
+    return "; ".join(parts)

@@ -7,11 +7,14 @@
 from convprior.local.functional import local_conv2d, low_rank_local_conv2d
 from convprior.local.geometry import Geometry
 from convprior.local.layers import LowRankLocalConv2d
+from convprior.local.layers_1d import LocalConv1d, LowRankLocalConv1d
 from convprior.local.local_conv import LocalConv2d
 
 __all__ = [
     "Geometry",
+    "LocalConv1d",
     "LocalConv2d",
+    "LowRankLocalConv1d",
     "LowRankLocalConv2d",
     "local_conv2d",
     "low_rank_local_conv2d",

@@ -1,15 +1,11 @@
 """Local connectivity as functions: an input, kernels, and how they are mixed over positions."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from convprior.errors import InputError
 from convprior.local import plain
-from convprior.local.geometry import Geometry, Padding, Pair
-
-PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+from convprior.local.geometry import Geometry, Padding, PaddingMode, Pair
 
 
 def low_rank_local_conv2d(

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from convprior.errors import InputError
 
 Pair = int | Sequence[int]
 Padding = Pair | Literal["same", "valid"]
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,11 @@ class Geometry:
         input_size: Pair,
         kernel_size: Pair,
         stride: Pair = 1,
-        padding: Padding = 0,
+        padding: Padding | str = 0,
         dilation: Pair = 1,
         groups: int = 1,
     ) -> "Geometry":
-        """From arguments that mean what they mean in ``nn.Conv2d``.
+        """A geometry from arguments that mean what they mean in ``nn.Conv2d``.
 
         "same" pads ``dilation (kernel_size - 1)`` zeros along an axis, the odd one at the end.
 
@@ -64,13 +65,15 @@ class Geometry:
             rows, columns = pair(padding, "padding", 0)
             sides = (rows, rows, columns, columns)
         size = pair(input_size, "input_size", 1)
-        made = cls(size, kernel, steps, sides, spread, groups)
-        if min(made.output_size) < 1:
+        return cls(size, kernel, steps, sides, spread, groups)
+
+    def __post_init__(self) -> None:
+        if min(self.output_size) < 1:
             raise InputError(
-                f"a kernel of {kernel} with dilation {spread} does not fit into an input of {size} "
-                f"with padding {padding!r}; give a larger input_size or padding"
+                f"a kernel of {self.kernel_size} with dilation {self.dilation} does not fit into "
+                f"an input of {self.input_size} with padding (top, bottom, left, right) "
+                f"{self.padding}; give a larger input_size or padding"
             )
-        return made
 
     @property
     def output_size(self) -> tuple[int, int]:
@@ -109,3 +112,16 @@ def pair(value: Pair, name: str, least: int) -> tuple[int, int]:
     if len(numbers) != 2 or not all(isinstance(n, int) and n >= least for n in numbers):
         raise InputError(f"{name} is {value!r}; give an int >= {least}, or two of them")
     return numbers[0], numbers[1]
+
+
+def check_channels(in_channels: int, out_channels: int, groups: int, padding_mode: str) -> None:
+    """Refuses what ``nn.Conv2d`` refuses.
+
+    Raises:
+        InputError: a count is below 1, ``groups`` does not divide both, or there is no such mode.
+    """
+    for name, count in (("in_channels", in_channels), ("out_channels", out_channels)):
+        if count < 1 or groups < 1 or count % groups:
+            raise InputError(f"{name} is {count} and groups is {groups}; one must divide the other")
+    if padding_mode not in get_args(PaddingMode):
+        raise InputError(f"padding_mode is {padding_mode!r}; choose of {get_args(PaddingMode)}")

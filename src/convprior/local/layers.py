@@ -1,26 +1,84 @@
-"""LowRankLocalConv2d: between a convolution and a locally connected layer."""
+"""LowRankLocalConv2d: between a convolution and a locally connected layer.
 
-import math
-import warnings
-from typing import Any, Literal
+Paper: G. Elsayed, P. Ramachandran, J. Shlens, S. Kornblith, "Revisiting Spatial Invariance with
+Low-Rank Local Connectivity", ICML 2020 (arXiv 2002.02959).
 
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+Reference code: google-research/google-research, folder ``low_rank_local_connectivity``.
+
+Differences: a fresh layer keeps the variance of a convolution's filters at any rank
+(``init="authors"`` does not); input-dependent weights start equal; all bases have one kernel size
+and dilation.
+"""
+
+from typing import Any, cast, get_args
 
 from convprior.errors import InputError
-from convprior.local import functional, plain
-from convprior.local.combining import Normalize, WeightsMode, normalized
-from convprior.local.geometry import Geometry, Padding, Pair, pair
+from convprior.local.combining import Normalize, WeightsMode
+from convprior.local.geometry import Geometry, Padding, PaddingMode, Pair
+from convprior.local.initialization import Init
 from convprior.local.local_conv import LocalConv2d
+from convprior.local.low_rank import LowRankLocalConvNd
 
-Init = Literal["variance", "authors"]
 
+class LowRankLocalConv2d(LowRankLocalConvNd):
+    r"""A convolution whose kernel at each position is a mixture of K kernels.
 
-class LowRankLocalConv2d(_ConvNd):
-    """K filter banks mixed with weights that depend on the position."""
+    ``W(i, j) = sum_k w_k(i, j) B_k`` is the kernel of the output position (i, j), and
 
-    __constants__ = [*_ConvNd.__constants__, "input_size", "rank"]  # noqa: RUF012
+    ``y[n, :, i, j] = W(i, j) . patch(n, i, j) + bias + spatial_bias(i, j)``.
+
+    With ``rank=1`` and ``spatial_bias=False`` it is ``nn.Conv2d``; with a basis a position it is
+    :class:`LocalConv2d`. Since the kernels are mixed first where that is cheaper, time hardly grows
+    with the rank.
+
+    The weights ``w_k`` are the softmax over k of logits ``l_k(i, j)``, which come from tables:
+
+    - ``separable``: ``r_k(i) + c_k(j)``, parameters ``row_logits`` (K, H'), ``column_logits``
+      (K, W');
+    - ``map``: one a position, ``map_logits`` (K, H', W');
+    - ``rows``, ``columns``: one a row or column, which then has one kernel;
+    - ``input``: a small network of the input, ``gate``, different for every sample.
+
+    The spatial bias is a scalar a position, shared by the channels, of the same form (``row_bias``
+    and ``column_bias``, or ``map_bias``; a map for ``input``). A fresh layer is a convolution:
+    equal weights, no spatial bias, effective filters ``N(0, 2 / fan_in)``, zero bias.
+
+    In SGD the mean kernel moves K times slower than a convolution's;
+    :func:`convprior.local.param_groups` makes up for it and leaves the tables undecayed.
+
+    Args:
+        in_channels: C.
+        out_channels: F.
+        kernel_size: as in ``nn.Conv2d``, like the arguments up to ``dtype``.
+        stride: tables follow the output's size.
+        padding: an int, a pair, "same" or "valid".
+        dilation: as in ``nn.Conv2d``.
+        groups: as in ``nn.Conv2d``.
+        bias: whether there is one a channel.
+        padding_mode: as in ``nn.Conv2d``.
+        device: of the parameters.
+        dtype: of the parameters; half-precision tables are normalized in float32.
+        input_size: (H, W) of the inputs, or one int for both. See :meth:`resize_positions`.
+        rank: K >= 1, the number of kernels mixed.
+        weights: one of the above.
+        normalize: "softmax", "l2" (divided by the norm over k) or None (the logits themselves).
+        spatial_bias: whether there is one.
+        init: "variance" as above, or "authors": each basis from He's uniform law, so that under a
+            softmax the effective filters have a K-th of that variance.
+
+    Shape:
+        input (N, C, H, W) or (C, H, W), output (N, F, H', W') or (F, H', W').
+
+    Raises:
+        InputError: an argument is out of its range; in ``forward``, an input of another size.
+
+    Example:
+        >>> layer = LowRankLocalConv2d(3, 8, 3, padding=1, input_size=16, rank=4)
+        >>> layer(torch.randn(2, 3, 16, 16)).shape, layer.combining_weights().shape
+        (torch.Size([2, 8, 16, 16]), torch.Size([4, 16, 16]))
+
+    Source: see the top of this file; the initialization is our choice.
+    """
 
     def __init__(
         self,
@@ -32,7 +90,7 @@ class LowRankLocalConv2d(_ConvNd):
         dilation: Pair = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: functional.PaddingMode = "zeros",
+        padding_mode: PaddingMode = "zeros",
         device: Any = None,
         dtype: Any = None,
         *,
@@ -43,100 +101,44 @@ class LowRankLocalConv2d(_ConvNd):
         spatial_bias: bool = True,
         init: Init = "variance",
     ) -> None:
-        factory = {"device": device, "dtype": dtype}
-        geometry = Geometry.of_conv(input_size, kernel_size, stride, padding, dilation, groups)
+        if weights not in get_args(WeightsMode):
+            raise InputError(f"weights is {weights!r}; choose of {get_args(WeightsMode)}")
         super().__init__(
             in_channels,
-            rank * out_channels,
-            geometry.kernel_size,
-            geometry.stride,
-            padding if isinstance(padding, str) else pair(padding, "padding", 0),
-            geometry.dilation,
-            False,
-            (0, 0),
-            groups,
-            False,
+            out_channels,
+            Geometry.of_conv(input_size, kernel_size, stride, padding, dilation, groups),
+            2,
+            padding,
+            bias,
             padding_mode,
-            **factory,
+            rank=rank,
+            weights=weights,
+            normalize=normalize,
+            spatial_bias=spatial_bias,
+            init=init,
+            device=device,
+            dtype=dtype,
         )
-        self.out_channels = out_channels
-        self.geometry = geometry
-        self.rank, self.weights, self.normalize, self.init = rank, weights, normalize, init
-        if bias:
-            self.bias = nn.Parameter(torch.empty(out_channels, **factory))
-        rows, columns = geometry.output_size
-        if weights == "separable":
-            self.row_logits = nn.Parameter(torch.empty(rank, rows, **factory))
-            self.column_logits = nn.Parameter(torch.empty(rank, columns, **factory))
-        else:
-            raise NotImplementedError
-        if spatial_bias:
-            self.row_bias = nn.Parameter(torch.empty(rows, **factory))
-            self.column_bias = nn.Parameter(torch.empty(columns, **factory))
-        else:
-            self.row_bias = self.column_bias = None
-        if rank > geometry.positions:
-            warnings.warn(
-                f"rank is {rank} and there are {geometry.positions} positions", stacklevel=2
-            )
-        self.reset_parameters()
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """(H, W) of the inputs."""
-        return self.geometry.input_size
-
-    @property
-    def bases(self) -> Tensor:
-        """The filter banks, (rank, F, C / groups, kh, kw): a view of ``weight``."""
-        return self.weight.unflatten(0, (self.rank, self.out_channels))
-
-    def reset_parameters(self) -> None:
-        """Draws the bases again; tables and biases start as those of a convolution."""
-        if not hasattr(self, "row_logits"):  # _ConvNd calls this before the tables exist
-            return
-        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
-        with torch.no_grad():
-            self.weight.mul_(math.sqrt(self.rank))
-        nn.init.constant_(self.row_logits, 0.5 / math.sqrt(self.rank))
-        nn.init.constant_(self.column_logits, 0.5 / math.sqrt(self.rank))
-        for bias in (self.bias, self.row_bias, self.column_bias):
-            if bias is not None:
-                nn.init.zeros_(bias)
-
-    def combining_weights(self, x: Tensor | None = None) -> Tensor:
-        """(rank, H', W')."""
-        logits = self.row_logits[:, :, None] + self.column_logits[:, None, :]
-        return normalized(logits, self.normalize, 0)
-
-    def spatial_bias(self) -> Tensor | None:
-        """(H', W')."""
-        if self.row_bias is None or self.column_bias is None:
-            return None
-        return self.row_bias[:, None] + self.column_bias
-
-    def combined_kernels(self) -> Tensor:
-        """(H', W', F, C / groups, kh, kw)."""
-        return plain.gather_kernels(self.bases, self.combining_weights())
 
     def to_local(self) -> LocalConv2d:
-        """The same function as a locally connected layer."""
-        raise NotImplementedError
+        """A locally connected layer with the same function, and parameters of its own.
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, F, H', W')."""
-        if tuple(x.shape[-2:]) != self.input_size:
-            raise InputError(
-                f"the input is {tuple(x.shape[-2:])} and this layer was made for "
-                f"{self.input_size}; call resize_positions({tuple(x.shape[-2:])}) first"
+        Raises:
+            InputError: ``weights`` is "input": every sample has its own kernels.
+        """
+        return self._into(
+            LocalConv2d(
+                self.in_channels,
+                self.out_channels,
+                self.kernel_size,
+                self.stride,
+                cast("Padding", self.padding),
+                self.dilation,
+                self.groups,
+                self.bias is not None or self.spatial_bias,
+                self.padding_mode,
+                "meta",
+                self.weight.dtype,
+                input_size=self.input_size,
             )
-        return functional.mix(
-            x,
-            self.bases,
-            self.combining_weights(x),
-            self.bias,
-            self.spatial_bias(),
-            self.geometry,
-            self.padding_mode,
-            "auto",
         )

@@ -90,9 +90,9 @@ def relax_(
             )
         options["shuffle_seed"] = seed
     fresh = [_fresh(site, seed, options) for site in sites]
-    shared: dict[int, Any] = {}
+    shared: dict[tuple[int, ...], Any] = {}
     for site, layer in zip(sites, fresh, strict=True):
-        layer.weight = shared.setdefault(id(site.module.weight), layer.weight)
+        layer.weight = shared.setdefault(site.key, layer.weight)
         carry_over(site.module, layer)
     replace_layers(network, {s.module: x for s, x in zip(sites, fresh, strict=True)})
     return tuple(site.name for site in sites)
@@ -104,10 +104,9 @@ def _fresh(site: Site, seed: int, options: dict[str, Any]) -> Any:
     if "shuffle_seed" in options:
         kind = ShuffledLocalConv2d
         options = options | {"shuffle_seed": mix(seed, number_of(site.name), _ORDER)}
-    size = site.input_size if len(site.input_size) > 1 else site.input_size[0]
     generators, own_seed = generators_of(conv), mix(seed, number_of(site.name))
     with seeded(generators, own_seed):
-        layer = kind(**arguments_of(conv), input_size=size, **options)
+        layer = kind(**arguments_of(conv), input_size=site.size_argument, **options)
     layer.weight.data = layer.weight.data.contiguous(memory_format=memory_format_of(conv.weight))
     layer.requires_grad_(conv.weight.requires_grad)
     if conv.bias is not None:

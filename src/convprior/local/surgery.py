@@ -10,7 +10,9 @@ from torch.nn.modules.module import _WrappedHook
 from convprior.errors import InputError
 from convprior.filters.selection import unwrap
 from convprior.local.layers import LowRankLocalConv2d
+from convprior.local.layers_1d import LocalConv1d, LowRankLocalConv1d
 from convprior.local.local_conv import LocalConv2d
+from convprior.local.parametrized import computes_weight
 
 _HOOKS = (
     "_backward_hooks",
@@ -62,13 +64,15 @@ def carry_over(old: nn.Module, new: nn.Module) -> None:
     """Hooks, modes and further attributes of a layer onto the one that takes its place.
 
     Handles that were given out for the hooks stay valid. What computes the weight of ``old``
-    (``parametrizations``, or buffers ``weight_*`` of the older functions) stays behind.
+    (``parametrizations``, or what the older functions leave) stays behind.
     """
     for name in _HOOKS:
         hooks, own = getattr(old, name), getattr(new, name)
-        for key, hook in hooks.items():
+        for key, hook in list(hooks.items()):
+            if computes_weight(hook):
+                del hooks[key]
             # These hold the module they were registered on.
-            if isinstance(hook, _WrappedHook) and hook.with_module:
+            elif isinstance(hook, _WrappedHook) and hook.with_module:
                 hooks[key] = _WrappedHook(hook.hook, new)
         hooks.update(own)
         object.__setattr__(new, name, hooks)
@@ -109,7 +113,5 @@ def arguments_of(conv: nn.Conv1d | nn.Conv2d) -> dict[str, Any]:
 def local_class(axes: int, low_rank: bool) -> Any:
     """The class of a local layer for inputs of one or two axes."""
     if axes == 1:
-        from convprior.local.layers_1d import LocalConv1d, LowRankLocalConv1d
-
         return LowRankLocalConv1d if low_rank else LocalConv1d
     return LowRankLocalConv2d if low_rank else LocalConv2d

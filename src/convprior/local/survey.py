@@ -36,6 +36,16 @@ class Site(ConvLayer):
 
     input_size: tuple[int, ...] = ()
 
+    @property
+    def key(self) -> tuple[int, ...]:
+        """The same for sites that share their weight."""
+        return tuple(id(tensor) for tensor in self.tensors())
+
+    @property
+    def size_argument(self) -> Any:
+        """The input size as the layers take it: one int in 1-d."""
+        return self.input_size[0] if len(self.input_size) == 1 else self.input_size
+
 
 @dataclass
 class _Seen:

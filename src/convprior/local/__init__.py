@@ -9,6 +9,7 @@ from convprior.local.geometry import Geometry
 from convprior.local.layers import LowRankLocalConv2d
 from convprior.local.layers_1d import LocalConv1d, LowRankLocalConv1d
 from convprior.local.local_conv import LocalConv2d
+from convprior.local.optimizer_groups import param_groups
 
 __all__ = [
     "Geometry",
@@ -18,4 +19,5 @@ __all__ = [
     "LowRankLocalConv2d",
     "local_conv2d",
     "low_rank_local_conv2d",
+    "param_groups",
 ]

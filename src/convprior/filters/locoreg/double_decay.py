@@ -7,22 +7,44 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from convprior.errors import InputError
-from convprior.filters.selection import ConvLayer
+from convprior.filters.selection import ConvLayer, convolutions_of
 
 
 def undecayed_groups(
     model: nn.Module, layers: Sequence[ConvLayer], weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Two optimizer groups: the weights of ``layers`` without decay, the rest with it."""
+    """Optimizer groups: the weights of ``layers`` without decay, the rest with it.
+
+    Tables of local layers are in a third group without decay, if there are any.
+    """
     covered = {id(tensor) for layer in layers for tensor in layer.tensors()}
+    tables = undecayed_tables(model)
+    kept = {id(table) for table in tables}
     ours: list[Tensor] = []
     others: list[Tensor] = []
     for parameter in model.parameters():
-        (ours if id(parameter) in covered else others).append(parameter)
-    return [
+        if id(parameter) not in kept:
+            (ours if id(parameter) in covered else others).append(parameter)
+    groups: list[dict[str, Any]] = [
         {"params": ours, "weight_decay": 0.0},
         {"params": others, "weight_decay": weight_decay},
     ]
+    return [*groups, {"params": tables, "weight_decay": 0.0}] if tables else groups
+
+
+def undecayed_tables(model: nn.Module) -> list[Tensor]:
+    """Parameters that a convolution's own ``no_weight_decay()`` names, in the model's order.
+
+    Those are the tables of local layers: which kernel a position takes, and its bias.
+    """
+    kept = {
+        id(parameter)
+        for module in convolutions_of(model).values()
+        if callable(undecayed := getattr(module, "no_weight_decay", None))
+        for name, parameter in module.named_parameters()
+        if name in undecayed()
+    }
+    return [parameter for parameter in model.parameters() if id(parameter) in kept]
 
 
 def refuse_double_decay(optimizer: Optimizer, layers: Sequence[ConvLayer]) -> None:

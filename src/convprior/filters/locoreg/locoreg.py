@@ -251,7 +251,8 @@ class LocoReg:
             exclude: as given to LocoReg.
 
         Returns:
-            Two dicts with ``params`` and ``weight_decay``, for any ``torch.optim`` optimizer.
+            Two dicts with ``params`` and ``weight_decay``, for any ``torch.optim`` optimizer, and a
+            third without decay for the tables of :mod:`convprior.local`'s layers if there are any.
 
         Raises:
             InputError: no layer matches.

@@ -111,7 +111,9 @@ class TapGaussian(TapAlgebra):
         """Draws the weight of a convolution in place; dtype, device and memory format stay.
 
         Dense, grouped, depthwise and transposed alike: ``fan_in = in_channels/groups * taps``.
-        The bias is left alone.
+        The bias is left alone. A layer that averages several filters at first says by what its
+        ``basis_gain`` must make up for that, as :class:`convprior.local.LowRankLocalConv2d` does:
+        then the mean filter has the law above.
 
         Args:
             module: ``nn.Conv1d`` to ``nn.Conv3d`` or a transposed one.
@@ -135,6 +137,7 @@ class TapGaussian(TapAlgebra):
         self._check_size(tuple(module.kernel_size), str(module))
         weight = module.weight
         filters = weight.shape[0] * weight.shape[1]
+        gain = gain * getattr(module, "basis_gain", 1.0)
         gain = gain / math.sqrt(module.in_channels // module.groups)
         # Drawn as (all filters, 1): a transposed weight has its input channels first.
         draw = self.sample(

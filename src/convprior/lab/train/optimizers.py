@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from convprior.filters import LocoReg
+from convprior.filters.locoreg.double_decay import undecayed_tables
 from convprior.lab.train.recipe import OptimizerRecipe, Recipe
 
 
@@ -37,7 +38,12 @@ def build_optimizer(
         groups = LocoReg.param_groups(model, slot.weight_decay)
     else:
         trainable = [p for p in model.parameters() if p.requires_grad]
-        groups = [{"params": trainable, "weight_decay": slot.weight_decay}]
+        tables = [p for p in undecayed_tables(model) if p.requires_grad]
+        kept = {id(table) for table in tables}
+        decayed = [p for p in trainable if id(p) not in kept]
+        groups = [{"params": decayed, "weight_decay": slot.weight_decay}]
+        if tables:
+            groups.append({"params": tables, "weight_decay": 0.0})
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     optimizer: torch.optim.Optimizer
     if slot.name == "adamw":

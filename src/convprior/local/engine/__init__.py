@@ -1,0 +1,81 @@
+"""A compiled CPU path for low-rank local convolution, at about the cost of one convolution.
+
+Needs Numba (``pip install 'convprior[kernels]'``). The names here mirror the GPU path's.
+"""
+
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from convprior.local.geometry import Geometry
+
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def why_not(x: Tensor, bases: Tensor, weights: Tensor, geometry: Geometry) -> str | None:
+    """Why this path cannot compute it, or None if it can."""
+    if find_spec("numba") is None:
+        return "the package 'numba' is not installed: pip install 'convprior[kernels]'"
+    if any(tensor.device.type != "cpu" for tensor in (x, bases, weights)):
+        return f"the tensors are on {x.device}, not on the CPU"
+    if x.dtype not in (torch.float32, torch.bfloat16) or x.dtype != bases.dtype:
+        return f"input and bases are {x.dtype} and {bases.dtype}, not both float32 or bfloat16"
+    if geometry.groups != 1:
+        return f"groups is {geometry.groups}, not 1"
+    if weights.dim() != 3:
+        return "each sample has combining weights of its own"
+    return None
+
+
+def available(x: Tensor, bases: Tensor, weights: Tensor, geometry: Geometry) -> bool:
+    """Whether this path can compute it."""
+    return why_not(x, bases, weights, geometry) is None
+
+
+def forward(x: Tensor, bases: Tensor, weights: Tensor, geometry: Geometry) -> Tensor:
+    """``y[n, :, p] = sum_k w_k(p) (x conv B_k)[n, :, p]``.
+
+    Args:
+        x: (N, C, H, W), any memory format.
+        bases: (K, F, C, kh, kw), of the same dtype.
+        weights: (K, H', W'), or (K, H', 1) or (K, 1, W').
+        geometry: with groups 1.
+
+    Returns:
+        (N, F, H', W'), channels last. In bfloat16 a position's kernel is mixed in float32 and
+        rounded once; sums are float32.
+    """
+    from convprior.local.engine import passes
+
+    if x.numel() == 0:
+        return x.new_zeros(len(x), bases.shape[1], *geometry.output_size)
+    return passes.forward(x, bases, weights, geometry)
+
+
+def backward(
+    x: Tensor,
+    bases: Tensor,
+    weights: Tensor,
+    grad_y: Tensor,
+    geometry: Geometry,
+    needs: tuple[bool, bool, bool] = (True, True, True),
+) -> Gradients:
+    """The gradients of ``x`` (channels last), ``bases`` and ``weights`` that are needed.
+
+    Sums are float32; with the same number of threads the result is the same to the last bit.
+    """
+    from convprior.local.engine import passes
+
+    if x.numel() == 0:
+        inputs = (x, bases, weights)
+        dx, dbases, dweights = (
+            torch.zeros_like(tensor) if need else None
+            for tensor, need in zip(inputs, needs, strict=True)
+        )
+        return dx, dbases, dweights
+    dx = passes.backward_input(bases, weights, grad_y, geometry) if needs[0] else None
+    dbases, dweights = None, None
+    if needs[1] or needs[2]:
+        dbases, dweights = passes.backward_kernels(x, bases, weights, grad_y, geometry)
+    return dx, dbases if needs[1] else None, dweights if needs[2] else None

@@ -1,0 +1,16 @@
+"""Numba's compiler as this package uses it: without the interpreter's lock, cached on disk."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from numba import njit
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def compiled(function: Function) -> Function:
+    """Compiles at the first call; kept on disk where a folder for it can be written."""
+    try:
+        return cast(Function, njit(nogil=True, cache=True)(function))
+    except RuntimeError:  # no folder to keep it in
+        return cast(Function, njit(nogil=True)(function))

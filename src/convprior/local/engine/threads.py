@@ -1,0 +1,34 @@
+"""Work on rows in as many threads as PyTorch uses."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+import torch
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="convprior")
+
+
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork, nor would their pool
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def parts(rows: int) -> list[tuple[int, int]]:
+    """Consecutive ranges of rows, one a thread, of nearly equal length."""
+    count = max(1, min(rows, torch.get_num_threads()))
+    bounds = [rows * part // count for part in range(count + 1)]
+    return list(zip(bounds[:-1], bounds[1:], strict=True))
+
+
+def run(work: Callable[[int, int, int], None], ranges: list[tuple[int, int]]) -> None:
+    """Calls ``work(index, first, last)`` for every range, each in a thread; errors are raised."""
+    calls = [(index, first, last) for index, (first, last) in enumerate(ranges)]
+    if len(calls) == 1:
+        work(*calls[0])
+        return
+    for future in [_pool(len(calls)).submit(work, *call) for call in calls]:
+        future.result()

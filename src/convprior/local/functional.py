@@ -107,6 +107,7 @@ def mix(
     if x.dim() == 3:
         x = x.unsqueeze(0)
         return mix(x, bases, weights, bias, spatial_bias, geometry, padding_mode, path).squeeze(0)
+    _check(x, bases, tuple(weights.shape[-2:]), geometry, broadcast=True)
     x, bases = _in_one_dtype(x, bases)
     x, geometry = _padded(x, geometry, padding_mode)
     y = plain.mix_outputs(x, bases, weights, geometry)
@@ -127,15 +128,33 @@ def gather(
     """:func:`local_conv2d` with its geometry at hand."""
     if x.dim() == 3:
         return gather(x.unsqueeze(0), weight, bias, geometry, padding_mode, path).squeeze(0)
+    _check(x, weight, tuple(weight.shape[:2]), geometry, broadcast=False)
     x, weight = _in_one_dtype(x, weight)
     x, geometry = _padded(x, geometry, padding_mode)
     y = plain.local_plain(x, weight, geometry)
     return y if bias is None else y + bias.to(y.dtype)
 
 
+def _check(
+    x: Tensor, kernels: Tensor, positions: tuple[int, ...], geometry: Geometry, *, broadcast: bool
+) -> None:
+    channels = kernels.shape[-3] * geometry.groups
+    if x.shape[1] != channels:
+        raise InputError(
+            f"the input has {x.shape[1]} channels and the kernels take {channels} "
+            f"({kernels.shape[-3]} in each of {geometry.groups} groups); give them the same number"
+        )
+    for given, wanted in zip(positions, geometry.output_size, strict=True):
+        if given != wanted and not (broadcast and given == 1):
+            raise InputError(
+                f"there are weights for {positions} positions and the output is "
+                f"{geometry.output_size}; give one for each"
+            )
+
+
 def _in_one_dtype(x: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
     device = x.device.type
-    if torch.is_autocast_enabled(device):
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
         return x.to(dtype), kernels.to(dtype)
     if x.dtype != kernels.dtype:

@@ -101,9 +101,9 @@ class LocalConvNd(nn.Module):
         size = as_size(input_size, self._axes)
         self.geometry = replace(self.geometry, input_size=size)
         positions = self.geometry.output_size[-self._axes :]
-        resize_(self.get_parameter("weight"), tuple(range(self._axes)), positions)
+        resize_(self.weight, tuple(range(self._axes)), positions)
         if self.bias is not None:
-            resize_(self.get_parameter("bias"), tuple(range(1, self._axes + 1)), positions)
+            resize_(self.bias, tuple(range(1, self._axes + 1)), positions)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, F, H', W'), in 1-d (N, C, L) to (N, F, L'); N may be missing."""

@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,13 @@ from convprior.local import functional, plain
 from convprior.local.combining import (
     BIAS_TABLES,
     LOGIT_TABLES,
-    InputGate,
     Normalize,
     WeightsMode,
     first_logit,
     normalized,
-    table_shape,
+    sum_of_tables,
 )
+from convprior.local.gate import InputGate
 from convprior.local.geometry import Geometry, Padding, PaddingMode, check_channels
 from convprior.local.initialization import Init, draw_bases_
 from convprior.local.lifting import as_size, lift, lower
@@ -132,10 +132,10 @@ class LowRankLocalConvNd(_ConvNd):
         if not hasattr(self, "geometry"):
             return  # _ConvNd calls this before there is more than its own weight
         draw_bases_(self.weight, self.init, self.basis_gain)
-        logit_tables = self._tables("logits")
-        for table in logit_tables:
-            nn.init.constant_(table, first_logit(self.rank, len(logit_tables)))
-        for table in self._tables("bias"):
+        logits = self._tables("logits").values()
+        for table in logits:
+            nn.init.constant_(table, first_logit(self.rank, len(logits)))
+        for table in self._tables("bias").values():
             nn.init.zeros_(table)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -194,7 +194,7 @@ class LowRankLocalConvNd(_ConvNd):
         keeps averages of their gradients must be made anew.
 
         Args:
-            input_size: (H, W) or one int for both; in 1-d the length.
+            input_size: (H, W), or one int for all axes.
 
         Raises:
             InputError: the kernel, or a neighborhood of the gate, does not fit into it.
@@ -204,31 +204,22 @@ class LowRankLocalConvNd(_ConvNd):
         if self.weights == "input":
             self.gate.check_fits((rows, columns)[-self._axes :])
         self.geometry = geometry
-        for kind, tables in (("logits", LOGIT_TABLES), ("bias", BIAS_TABLES)):
-            for table in tables[self.weights] if kind == "logits" or self.spatial_bias else ():
-                parameter, new = self.get_parameter(f"{table}_{kind}"), self._stored(table)
-                axes = range(parameter.dim() - len(new), parameter.dim())
-                resize_(parameter, tuple(axes), new)
+        for table, logits in self._tables("logits").items():
+            resize_(logits, tuple(range(1, logits.dim())), self._stored(table))
+        for table, bias in self._tables("bias").items():
+            resize_(bias, tuple(range(bias.dim())), self._stored(table))
         self._warn_if_overcomplete()
 
     def no_weight_decay(self) -> set[str]:
         """Names of the tables, which decay would pull toward a plain convolution (timm's name)."""
-        logits = {f"{table}_logits" for table in LOGIT_TABLES[self.weights]}
-        biases = BIAS_TABLES[self.weights] if self.spatial_bias else ()
-        return logits | {f"{table}_bias" for table in biases}
+        return {f"{t}_{kind}" for kind in ("logits", "bias") for t in self._tables(kind)}
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, F, H', W'), in 1-d (N, C, L) to (N, F, L'); N may be missing."""
         lifted = lift(x, self.in_channels, self.input_size)
+        bases, weights, spatial = self._lifted_bases(), self._weights(lifted), self._spatial_bias()
         y = functional.mix(
-            lifted,
-            self._lifted_bases(),
-            self._weights(lifted),
-            self.bias,
-            self._spatial_bias(),
-            self.geometry,
-            self.padding_mode,
-            "auto",
+            lifted, bases, weights, self.bias, spatial, self.geometry, self.padding_mode, "auto"
         )
         return lower(y, x, self.input_size)
 
@@ -244,38 +235,31 @@ class LowRankLocalConvNd(_ConvNd):
         rows, columns = self.geometry.output_size
         return {"row": (rows,), "column": (columns,), "map": (rows, columns)[-self._axes :]}[table]
 
-    def _tables(self, kind: str) -> list[Tensor]:
+    def _tables(self, kind: Literal["logits", "bias"]) -> dict[str, Tensor]:
         if kind == "bias" and not self.spatial_bias:
-            return []
+            return {}
         names = (LOGIT_TABLES if kind == "logits" else BIAS_TABLES)[self.weights]
-        return [getattr(self, f"{table}_{kind}") for table in names]
+        return {name: getattr(self, f"{name}_{kind}") for name in names}
 
     def _weights(self, x: Tensor | None = None) -> Tensor:
         """(K, H', W'), with 1 for an axis without a table; (N, K, H', W') from the gate."""
         size = self.geometry.output_size
         if x is not None and self.weights == "input":
             return normalized(self.gate(x, size), self.normalize, 1)
-        shapes = [table_shape(table, size) for table in LOGIT_TABLES[self.weights]]
-        tables = zip(self._tables("logits"), shapes, strict=True)
-        logits = [table.reshape(self.rank, *shape) for table, shape in tables]
-        return normalized(sum(logits[1:], logits[0]), self.normalize, 0)
+        logits = sum_of_tables(self._tables("logits"), size, self.rank)
+        return normalized(logits, self.normalize, 0)
 
     def _spatial_bias(self) -> Tensor | None:
         """Broadcastable to (H', W')."""
         tables = self._tables("bias")
-        if not tables:
-            return None
-        names = BIAS_TABLES[self.weights]
-        shapes = [table_shape(table, self.geometry.output_size) for table in names]
-        biases = [table.reshape(shape) for table, shape in zip(tables, shapes, strict=True)]
-        return sum(biases[1:], biases[0])
+        return sum_of_tables(tables, self.geometry.output_size) if tables else None
 
     def _warn_if_overcomplete(self) -> None:
-        shapes = [table_shape(t, self.geometry.output_size) for t in BIAS_TABLES[self.weights]]
-        rows, columns = (max(sizes) for sizes in zip(*shapes, strict=True))
-        if self.rank > rows * columns:
+        rows, columns = self.geometry.output_size
+        told_apart = {"rows": rows, "columns": columns}.get(self.weights, rows * columns)
+        if self.rank > told_apart:
             warnings.warn(
-                f"rank is {self.rank} and there are {rows * columns} positions to tell apart; "
+                f"rank is {self.rank} and there are {told_apart} positions to tell apart; "
                 "more bases than positions add nothing but parameters",
                 stacklevel=4,
             )

@@ -1,11 +1,11 @@
 """Tables over positions for another input size: linear interpolation."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @torch.no_grad()
-def resize_(table: nn.Parameter, axes: tuple[int, ...], size: tuple[int, ...]) -> None:
+def resize_(table: Tensor, axes: tuple[int, ...], size: tuple[int, ...]) -> None:
     """Interpolates a parameter linearly along ``axes``, in place: it stays the same object.
 
     The first and the last position stay what they are, since the border is where padding is felt.

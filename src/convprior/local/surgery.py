@@ -93,8 +93,8 @@ def memory_format_of(weight: Tensor) -> torch.memory_format:
     return torch.channels_last if last and not weight.is_contiguous() else torch.contiguous_format
 
 
-def arguments_of(conv: nn.Conv1d | nn.Conv2d) -> dict[str, Any]:
-    """The arguments that build a convolution of the same shape."""
+def arguments_of(conv: Any) -> dict[str, Any]:
+    """The arguments that build a convolution of the same shape, from one or from a local layer."""
     return {
         "in_channels": conv.in_channels,
         "out_channels": conv.out_channels,

@@ -29,7 +29,7 @@ def text_table(profile: "TapProfile") -> str:
     if left_out:
         few = f"{left_out} layer{'s' * (left_out > 1)}"
         notes.append(f"{few} whose taps are all equally far (1x1, 2x2): no ratio")
-    blocks = [_aligned(lines, left=4), "\n".join(notes)]
+    blocks = [aligned(lines, left=4), "\n".join(notes)]
     if shown:
         blocks.append(_summary_text(profile, started))
         blocks.append(
@@ -140,7 +140,7 @@ def _summary_text(profile: "TapProfile", started: bool) -> str:
         for name in ("centre_edge", "centre_corner"):
             line += [number(group[name])] + [number(group[f"initial_{name}"])] * started
         lines.append([*line, str(group["above"]), str(group["below"])])
-    return _aligned(lines, left=2)
+    return aligned(lines, left=2)
 
 
 def _group(by: str, name: str, layers: Sequence[LayerTaps]) -> dict[str, Any]:
@@ -168,7 +168,7 @@ def _geometric_mean(values: Iterable[float | None]) -> float | None:
     return math.exp(math.fsum(logs) / len(logs)) if logs else None
 
 
-def _aligned(lines: Sequence[Sequence[str]], left: int) -> str:
+def aligned(lines: Sequence[Sequence[str]], left: int) -> str:
     """Columns two spaces apart, the first ``left`` of them to the left, a rule below the head."""
     if not lines:
         return ""

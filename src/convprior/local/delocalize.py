@@ -13,7 +13,7 @@ from convprior.local.low_rank import LowRankLocalConvNd
 from convprior.local.mixture import parts_of, relative
 from convprior.local.surgery import (
     arguments_of,
-    carry_over,
+    carry_hooks,
     memory_format_of,
     network_to_change,
     replace_layers,
@@ -54,7 +54,7 @@ def delocalize(model: nn.Module, *, tolerance: float = 1e-6, inplace: bool = Fal
         except InputError as error:
             raise InputError(f"{name!r}: {error}") from None
     for old, conv in new.items():
-        carry_over(old, conv)
+        carry_hooks(old, conv)
     replace_layers(network, new)
     return model if inplace else new.get(network, network)
 
@@ -135,7 +135,7 @@ def _mean_kernel(layer: LocalLayer) -> tuple[Tensor, float]:
 
 
 def _mean_bias(layer: LocalLayer) -> tuple[Tensor | None, float]:
-    """The bias (F,) in float64, None if there is none, and how far that of a position is from it."""
+    """The bias (F,) in float64, or None, and how far that of a position is from it."""
     if isinstance(layer, LocalConvNd):
         bias = None if layer.bias is None else layer.bias.double().flatten(1)
     else:

@@ -61,10 +61,23 @@ def replace_layers(network: nn.Module, layers: Mapping[nn.Module, nn.Module]) ->
 
 
 def carry_over(old: nn.Module, new: nn.Module) -> None:
-    """Hooks, modes and further attributes of a layer onto the one that takes its place.
+    """Hooks, modes and what users hang on a convolution, onto the layer that takes its place."""
+    carry_hooks(old, new)
+    usual = vars(nn.Conv2d(1, 1, 1, device="meta"))
+    for name, value in vars(old).items():
+        if name not in usual and not hasattr(new, name):
+            object.__setattr__(new, name, value)
+    for store in ("_buffers", "_modules"):
+        for name, value in getattr(old, store).items():
+            # What computes the weight of ``old`` stays behind.
+            if name != "parametrizations" and not name.startswith("weight_"):
+                getattr(new, store).setdefault(name, value)
 
-    Handles that were given out for the hooks stay valid. What computes the weight of ``old``
-    (``parametrizations``, or what the older functions leave) stays behind.
+
+def carry_hooks(old: nn.Module, new: nn.Module) -> None:
+    """Hooks and modes of a layer onto the one that takes its place.
+
+    Handles that were given out for the hooks stay valid.
     """
     for name in _HOOKS:
         hooks, own = getattr(old, name), getattr(new, name)
@@ -77,13 +90,6 @@ def carry_over(old: nn.Module, new: nn.Module) -> None:
         hooks.update(own)
         object.__setattr__(new, name, hooks)
     object.__setattr__(new, "_is_full_backward_hook", old._is_full_backward_hook)
-    for name, value in vars(old).items():
-        if not hasattr(new, name):
-            object.__setattr__(new, name, value)
-    for store in ("_buffers", "_modules"):
-        for name, value in getattr(old, store).items():
-            if name != "parametrizations" and not name.startswith("weight_"):
-                getattr(new, store).setdefault(name, value)
     new.train(old.training)
 
 

@@ -9,11 +9,11 @@ from torch import Generator, Tensor, nn
 
 from convprior._random import mix
 from convprior.errors import InputError
-from convprior.filters.prior.redraw import generators_of, number_of, seeded
+from convprior.filters.prior.redraw import number_of
 from convprior.local.combining import Normalize, WeightsMode
 from convprior.local.low_rank import LowRankLocalConvNd
 from convprior.local.parametrized import parametrize_bases_
-from convprior.local.surgery import arguments_of, local_class, memory_format_of
+from convprior.local.surgery import arguments_of, drawing, local_class, memory_format_of
 from convprior.local.survey import Site
 
 _NOISE = 1
@@ -63,7 +63,7 @@ def low_rank_of(site: Site, conversion: Conversion) -> LowRankLocalConvNd:
     rank, own_seed = conversion.rank, mix(conversion.seed, number_of(site.name))
     generator = Generator().manual_seed(mix(conversion.seed, number_of(site.name), _NOISE))
     # The constructor draws, and so do some parametrizations.
-    with seeded(generators_of(conv), own_seed):
+    with drawing(conv, own_seed):
         layer: LowRankLocalConvNd = local_class(len(site.input_size), low_rank=True)(
             **arguments_of(conv),
             input_size=site.size_argument,
@@ -104,7 +104,7 @@ def local_of(site: Site) -> Any:
             f"{site.name!r} is parametrized, which a kernel for each position cannot be; give a "
             "rank, or remove the parametrization"
         )
-    with seeded(generators_of(conv), 0):
+    with drawing(conv, 0):
         layer: Any = local_class(len(site.input_size), low_rank=False)(
             **arguments_of(conv), input_size=site.size_argument
         )

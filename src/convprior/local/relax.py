@@ -6,12 +6,13 @@ from torch import nn
 
 from convprior._random import mix
 from convprior.errors import InputError
-from convprior.filters.prior.redraw import generators_of, number_of, seeded
+from convprior.filters.prior.redraw import number_of
 from convprior.local.combining import Normalize, WeightsMode
 from convprior.local.shuffled import ShuffledLocalConv2d
 from convprior.local.surgery import (
     arguments_of,
     carry_over,
+    drawing,
     local_class,
     memory_format_of,
     network_to_change,
@@ -55,7 +56,8 @@ def relax_(
         seed: any int.
         weights: of the low-rank layers, as ``spatial_bias`` and ``normalize``.
         normalize: see ``weights``.
-        spatial_bias: see ``weights``.
+        spatial_bias: see ``weights``. Layers of kind ``local`` get a bias for every filter at every
+            position with it, whether or not the convolution has one, as the authors' baseline does.
         init: of the layers, their default if None.
         shuffle_positions: each position takes the tables of another one, see
             :class:`convprior.local.shuffled.ShuffledLocalConv2d`: a control.
@@ -81,6 +83,8 @@ def relax_(
     if kind != "local":
         options |= {"weights": weights, "normalize": normalize}
         options |= {"rank": rank, "spatial_bias": spatial_bias}
+    elif spatial_bias:
+        options["bias"] = True
     if kind == "spatial_bias":
         options |= {"rank": 1, "spatial_bias": True}
     if shuffle_positions:
@@ -93,6 +97,8 @@ def relax_(
     shared: dict[tuple[int, ...], Any] = {}
     for site, layer in zip(sites, fresh, strict=True):
         layer.weight = shared.setdefault(site.key, layer.weight)
+        if site.module.bias is not None:
+            layer.bias = shared.setdefault((id(site.module.bias),), layer.bias)
         carry_over(site.module, layer)
     replace_layers(network, {s.module: x for s, x in zip(sites, fresh, strict=True)})
     return tuple(site.name for site in sites)
@@ -104,13 +110,13 @@ def _fresh(site: Site, seed: int, options: dict[str, Any]) -> Any:
     if "shuffle_seed" in options:
         kind = ShuffledLocalConv2d
         options = options | {"shuffle_seed": mix(seed, number_of(site.name), _ORDER)}
-    generators, own_seed = generators_of(conv), mix(seed, number_of(site.name))
-    with seeded(generators, own_seed):
-        layer = kind(**arguments_of(conv), input_size=site.size_argument, **options)
+    own_seed = mix(seed, number_of(site.name))
+    with drawing(conv, own_seed):
+        layer = kind(**arguments_of(conv) | {"input_size": site.size_argument} | options)
     layer.weight.data = layer.weight.data.contiguous(memory_format=memory_format_of(conv.weight))
     layer.requires_grad_(conv.weight.requires_grad)
     if conv.bias is not None:
         layer.bias.requires_grad_(conv.bias.requires_grad)
-    with seeded(generators, own_seed):
+    with drawing(conv, own_seed):
         layer.reset_parameters()
     return layer

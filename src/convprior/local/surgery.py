@@ -1,6 +1,7 @@
 """Taking one layer out of a network and putting another in its place, with all that hangs on it."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _WrappedHook
 
 from convprior.errors import InputError
+from convprior.filters.prior.redraw import generators_of, seeded
 from convprior.filters.selection import unwrap
 from convprior.local.layers import LowRankLocalConv2d
 from convprior.local.layers_1d import LocalConv1d, LowRankLocalConv1d
@@ -114,6 +116,13 @@ def arguments_of(conv: Any) -> dict[str, Any]:
         "device": conv.weight.device,
         "dtype": conv.weight.dtype,
     }
+
+
+def drawing(conv: nn.Module, seed: int) -> AbstractContextManager[None]:
+    """Global generators started from ``seed`` where the layer is, and put back afterwards."""
+    # A network without memory has shapes alone, and nothing is drawn.
+    without = any(parameter.is_meta for parameter in conv.parameters())
+    return seeded([] if without else generators_of(conv), seed)
 
 
 def local_class(axes: int, low_rank: bool) -> Any:

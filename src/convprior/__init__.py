@@ -12,7 +12,7 @@ from convprior.errors import ConvPriorError
 
 if TYPE_CHECKING:
     from convprior.filters import FilterPrior, LocoReg
-    from convprior.local import LocalConv2d, LowRankLocalConv2d
+    from convprior.local import LocalConv2d, LowRankLocalConv2d, localize
     from convprior.models import create_model, list_models
 
 _ROOM = {
@@ -22,6 +22,7 @@ _ROOM = {
     "LowRankLocalConv2d": "local",
     "create_model": "models",
     "list_models": "models",
+    "localize": "local",
 }
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "__version__",
     "create_model",
     "list_models",
+    "localize",
 ]
 
 

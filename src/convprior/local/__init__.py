@@ -1,23 +1,36 @@
 """Local connectivity: is one filter used everywhere?
 
 :class:`LowRankLocalConv2d` mixes a few filter banks with weights that depend on the position;
-:class:`LocalConv2d` has a filter bank for each position.
+:class:`LocalConv2d` has a filter bank for each position. :func:`localize` puts them into a trained
+network without changing its function, and :func:`invariance_report` says how far they moved from
+convolutions since.
 """
 
+from convprior.local.delocalize import delocalize, to_conv
 from convprior.local.functional import local_conv2d, low_rank_local_conv2d
 from convprior.local.geometry import Geometry
+from convprior.local.invariance import InvarianceReport, LayerInvariance, invariance_report
 from convprior.local.layers import LowRankLocalConv2d
 from convprior.local.layers_1d import LocalConv1d, LowRankLocalConv1d
 from convprior.local.local_conv import LocalConv2d
+from convprior.local.localize import localize
 from convprior.local.optimizer_groups import param_groups
+from convprior.local.relax import relax_
 
 __all__ = [
     "Geometry",
+    "InvarianceReport",
+    "LayerInvariance",
     "LocalConv1d",
     "LocalConv2d",
     "LowRankLocalConv1d",
     "LowRankLocalConv2d",
+    "delocalize",
+    "invariance_report",
     "local_conv2d",
+    "localize",
     "low_rank_local_conv2d",
     "param_groups",
+    "relax_",
+    "to_conv",
 ]

@@ -11,7 +11,7 @@ from convprior.filters.selection import unwrap
 from convprior.local.combining import Normalize, WeightsMode
 from convprior.local.conversion import Conversion, local_of, low_rank_of
 from convprior.local.surgery import carry_over, network_to_change, replace_layers
-from convprior.local.survey import Layers, Site, survey
+from convprior.local.survey import Layers, check_ties, survey
 
 
 def localize(
@@ -75,7 +75,7 @@ def localize(
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
         >>> x = torch.randn(2, 3, 16, 16)
         >>> local = localize(net, x, rank=4)
-        >>> float((local(x) - net(x)).abs().max()) < 1e-6
+        >>> torch.allclose(local(x), net(x), atol=1e-6)
         True
 
     Source: the identity of equal weights is in Elsayed et al. (ICML 2020); the conversion of a
@@ -92,7 +92,7 @@ def localize(
         raise InputError(f"the model is a {type(model).__name__}; give a torch.nn.Module")
     network = network_to_change(model, "localize") if inplace else copy.deepcopy(unwrap(model))
     sites = survey(network, example_input, layers, subclasses)
-    _check_ties(sites, rank)
+    check_ties(sites, per_position=rank == "full")
     if rank == "full":
         made = [local_of(site) for site in sites]
     else:
@@ -107,15 +107,3 @@ def localize(
     new = {site.module: layer for site, layer in zip(sites, made, strict=True)}
     replace_layers(network, new)
     return model if inplace else new.get(network, network)
-
-
-def _check_ties(sites: list[Site], rank: int | str) -> None:
-    owners: dict[tuple[int, ...], Site] = {}
-    for site in sites:
-        first = owners.setdefault(site.key, site)
-        if first is not site and (site.parametrized or rank == "full"):
-            what = "is parametrized" if site.parametrized else "would become one for each position"
-            raise InputError(
-                f"{first.name!r} and {site.name!r} share a weight, which {what}; untie it, or give "
-                "only one in layers"
-            )

@@ -185,6 +185,17 @@ class LowRankLocalConvNd(_ConvNd):
         kernels = plain.gather_kernels(self._lifted_bases(), weights)
         return kernels.squeeze(-2).squeeze(0) if self._axes == 1 else kernels
 
+    def to_conv(self, tolerance: float = 1e-6) -> nn.Conv1d | nn.Conv2d:
+        """The convolution this layer is; see :func:`convprior.local.to_conv`.
+
+        Raises:
+            InputError: kernels or spatial bias differ over the positions by more than
+                ``tolerance``; the message says how far.
+        """
+        from convprior.local.delocalize import to_conv
+
+        return to_conv(self, tolerance)
+
     @torch.no_grad()
     def resize_positions(self, input_size: int | Sequence[int]) -> None:
         """Makes the layer one for inputs of another size, in place.

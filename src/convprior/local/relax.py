@@ -18,7 +18,7 @@ from convprior.local.surgery import (
     network_to_change,
     replace_layers,
 )
-from convprior.local.survey import Layers, Site, survey
+from convprior.local.survey import Layers, Site, check_ties, survey
 
 Kind = Literal["low_rank", "local", "spatial_bias"]
 _ORDER = 2
@@ -79,6 +79,7 @@ def relax_(
     for site in sites:
         if site.parametrized:
             raise InputError(f"{site.name!r} is parametrized; relax it before its parametrization")
+    check_ties(sites, per_position=kind == "local")
     options: dict[str, Any] = {} if init is None else {"init": init}
     if kind != "local":
         options |= {"weights": weights, "normalize": normalize}
@@ -97,7 +98,7 @@ def relax_(
     shared: dict[tuple[int, ...], Any] = {}
     for site, layer in zip(sites, fresh, strict=True):
         layer.weight = shared.setdefault(site.key, layer.weight)
-        if site.module.bias is not None:
+        if site.module.bias is not None and kind != "local":
             layer.bias = shared.setdefault((id(site.module.bias),), layer.bias)
         carry_over(site.module, layer)
     replace_layers(network, {s.module: x for s, x in zip(sites, fresh, strict=True)})

@@ -119,6 +119,23 @@ def survey(
     return sites
 
 
+def check_ties(sites: list[Site], *, per_position: bool) -> None:
+    """Refuses shared weights that cannot stay shared.
+
+    Raises:
+        InputError: two sites share a weight that is parametrized or becomes one ``per_position``.
+    """
+    owners: dict[tuple[int, ...], Site] = {}
+    for site in sites:
+        first = owners.setdefault(site.key, site)
+        if first is not site and (site.parametrized or per_position):
+            what = "is parametrized" if site.parametrized else "would become one for each position"
+            raise InputError(
+                f"{first.name!r} and {site.name!r} share a weight, which {what}; untie it, or "
+                "leave them out through layers="
+            )
+
+
 def _asked(network: nn.Module, layers: Layers) -> tuple[list[ConvLayer], set[str]]:
     """The convolutions that ``layers`` means, and those among them it means by their own name."""
     found = layers_of(convolutions_of(network))

@@ -52,9 +52,10 @@ def reference_local_conv2d(
         if None in inside:
             continue
         pixel = x[:, :, inside[0], inside[1]]
-        for n, f, c in itertools.product(range(len(x)), range(filters), range(channels)):
-            channel = (f // per_group) * channels + c
-            y[n, f, i, j] += kernels[n, i, j, f, c, a, b] * pixel[n, channel]
+        for n, f in itertools.product(range(len(x)), range(filters)):
+            first = (f // per_group) * channels
+            seen = pixel[n, first : first + channels]
+            y[n, f, i, j] += (kernels[n, i, j, f, :, a, b] * seen).sum()
     return y
 
 
@@ -91,6 +92,7 @@ def reference_weights(
     Returns:
         (K, H', W'), float64.
     """
+    tables = {name: table.detach().double() for name, table in tables.items()}
     rank = len(next(iter(tables.values())))
     weights = torch.empty(rank, *output_size, dtype=torch.float64)
     for i, j in itertools.product(*map(range, output_size)):

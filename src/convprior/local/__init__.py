@@ -14,10 +14,12 @@ from convprior.local.layers import LowRankLocalConv2d
 from convprior.local.layers_1d import LocalConv1d, LowRankLocalConv1d
 from convprior.local.local_conv import LocalConv2d
 from convprior.local.localize import localize
+from convprior.local.maps import CombiningMaps, combining_maps
 from convprior.local.optimizer_groups import param_groups
 from convprior.local.relax import relax_
 
 __all__ = [
+    "CombiningMaps",
     "Geometry",
     "InvarianceReport",
     "LayerInvariance",
@@ -25,6 +27,7 @@ __all__ = [
     "LocalConv2d",
     "LowRankLocalConv1d",
     "LowRankLocalConv2d",
+    "combining_maps",
     "delocalize",
     "invariance_report",
     "local_conv2d",

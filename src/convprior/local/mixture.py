@@ -48,7 +48,9 @@ def parts_of(layer: LowRankLocalConvNd, x: Tensor | None = None) -> Parts:
     """
     reader = _Reader(layer)
     tensors = [*reader.named_parameters(), *reader.named_buffers()]
-    doubled = {name: t.double() if t.is_floating_point() else t.clone() for name, t in tensors}
+    doubled = {
+        name: t.detach().double() if t.is_floating_point() else t.clone() for name, t in tensors
+    }
     given = None if x is None else x.double()
     bases, weights, bias = functional_call(reader, doubled, (given,))
     bases = bases.flatten(1)

@@ -167,7 +167,7 @@ def test_two_tables_reach_any_local_layer_up_to_an_exponentially_small_error():
             layer.column_logits.copy_(
                 scale * torch.eye(columns, dtype=torch.float64).repeat(rows, 1)
             )
-        own = layer.combining_weights().reshape(rank, rank).diagonal()
+        own = layer.combining_weights().detach().reshape(rank, rank).diagonal()
         errors.append(float((1.0 - own).max()) / ((rows + columns - 2) * math.exp(-scale)))
     # 1 - w is (H' + W' - 2) e^-M to first order; the next is e^-2M.
     assert errors[0] == pytest.approx(1.0, abs=0.1)
@@ -188,7 +188,7 @@ def test_a_constant_over_the_bases_changes_nothing_under_a_softmax(weights):
 @pytest.mark.parametrize("weights", FIXED)
 def test_kernels_stay_in_the_hull_of_the_bases(weights):
     layer = layer_of(weights=weights)
-    mixture = layer.combining_weights()
+    mixture = layer.combining_weights().detach()
     assert float(mixture.min()) > 0
     torch.testing.assert_close(mixture.sum(0), torch.ones(4, 5, dtype=torch.float64))
     kernels = layer.combined_kernels()

@@ -94,7 +94,7 @@ def test_first_variance_of_the_effective_kernel(rank, normalize, init):
     layer = LowRankLocalConv2d(
         16, 64, 3, input_size=6, rank=rank, weights="map", normalize=normalize, init=init
     )
-    kernel = layer.combined_kernels()[0, 0].double()
+    kernel = layer.combined_kernels()[0, 0].detach().double()
     expected = 2.0 / (16 * 9)
     if init == "authors" and normalize == "softmax":
         expected /= rank

@@ -66,8 +66,9 @@ def local_plain(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     patches = nn.functional.unfold(
         x, geometry.kernel_size, geometry.dilation, padding, geometry.stride
     )
-    patches = patches.reshape(n, groups, -1, rows * columns).permute(3, 1, 2, 0)
-    kernels = weight.reshape(rows * columns, groups, filters // groups, -1)
+    seen = patches.shape[1] // groups
+    patches = patches.reshape(n, groups, seen, rows * columns).permute(3, 1, 2, 0)
+    kernels = weight.reshape(rows * columns, groups, filters // groups, seen)
     y = kernels @ patches  # (positions, groups, F / groups, N)
     return y.permute(3, 1, 2, 0).reshape(n, filters, rows, columns)
 

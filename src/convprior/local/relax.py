@@ -15,6 +15,7 @@ from convprior.local.surgery import (
     drawing,
     local_class,
     memory_format_of,
+    mode_of,
     network_to_change,
     replace_layers,
 )
@@ -108,6 +109,8 @@ def relax_(
 def _fresh(site: Site, seed: int, options: dict[str, Any]) -> Any:
     conv: Any = site.module
     kind = local_class(len(site.input_size), low_rank="rank" in options)
+    if "weights" in options:
+        options = options | {"weights": mode_of(len(site.input_size), options["weights"])}
     if "shuffle_seed" in options:
         kind = ShuffledLocalConv2d
         options = options | {"shuffle_seed": mix(seed, number_of(site.name), _ORDER)}

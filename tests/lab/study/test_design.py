@@ -1,7 +1,9 @@
 """What a study crosses, how cells are named, what a range holds."""
 
 import itertools
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from convprior.errors import InputError
 from convprior.lab.study import Range, Slot, parse_study
 from convprior.lab.study.design import make_cell, with_values
 from convprior.lab.study.keys import leaves
+from convprior.lab.study.tune import read_tunings
 from convprior.lab.train import Recipe, as_dict, recipe_key
 
 
@@ -111,3 +114,14 @@ def test_a_grid_between_whole_numbers_is_of_whole_numbers():
 def test_neither_data_sets_nor_tuning_decide_which_images_judge(change, sentence):
     with pytest.raises(InputError, match=sentence):
         parse_study({"name": "leak", "arms": {"a": {}}, **change})
+
+
+@pytest.mark.parametrize("name", ["locality", "locality-digits"])
+def test_cells_of_published_studies_keep_their_keys(name):
+    """Slots that came later change the key of no recipe that leaves them alone."""
+    folder = Path(__file__).parents[3] / "results" / name
+    study = parse_study(json.loads((folder / "study.json").read_text())["study"])
+    tuned = {tuning.slot: tuning.values for tuning in read_tunings(folder)}
+    values = {slot: tuned.get(study.tuner(slot), {}) for slot in study.slots()}
+    rows = json.loads((folder / "results.json").read_text())["rows"]
+    assert {cell.key for cell in study.plan(values)} == {row["key"] for row in rows}

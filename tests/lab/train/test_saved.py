@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from convprior._files import load_tensors, save_tensors
 from convprior.errors import InputError, RunError
 from convprior.lab.data import DataRecipe, prepare
 from convprior.lab.train import (
@@ -61,6 +62,12 @@ def test_the_form_can_be_said_where_the_data_are_gone(run: Path, tmp_path: Path)
     shutil.copytree(run, moved)
     text = (moved / "recipe.json").read_text()
     (moved / "recipe.json").write_text(text.replace('"digits"', '"./gone"'))
+    model, _ = load_run(moved)  # the size of the images is noted
+    assert model.get_submodule("conv1").stride == (1, 1)
+    path = moved / "weights.safetensors"
+    weights, header = load_tensors(path)
+    del header["image_size"]  # as older versions wrote it
+    save_tensors(path, weights, header)
     with pytest.raises(InputError, match=r"size of the images of './gone'"):
         load_run(moved)
     for small, stride in ((True, (1, 1)), (False, (2, 2))):

@@ -1,17 +1,18 @@
 """Looks at the data, the networks and the priors of a study before its first cell starts."""
 
-import copy
 from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 from convprior.errors import InputError
-from convprior.lab.data import DataRecipe, prepare
+from convprior.lab.data import DataRecipe, Prepared, prepare
 from convprior.lab.study.design import Study
-from convprior.lab.train import ModelRecipe, PriorRecipe, Recipe, build_model
+from convprior.lab.train import ConnectivityRecipe, PriorRecipe, Recipe, build_model
 from convprior.lab.train.priors import build_prior, shape_filters_
+
+# What a network is built for: class count, channels and size of the images.
+Shape = tuple[int, int, tuple[int, int]]
 
 
 def check_sources(study: Study) -> None:
@@ -20,28 +21,35 @@ def check_sources(study: Study) -> None:
     Decoded images stay in the cache, where the workers find them.
 
     Raises:
-        InputError: data are missing, broken or too few, a network cannot take them, or a prior
-            does not fit a network; the message names the arm.
+        InputError: data are missing, broken or too few, a network cannot take them, or a prior or
+            a connectivity does not fit a network; the message names the arm.
     """
-    seen: set[tuple[DataRecipe, ModelRecipe]] = set()
-    networks: dict[ModelRecipe, nn.Module] = {}
-    fitting: set[tuple[ModelRecipe, PriorRecipe]] = set()
+    shapes: dict[DataRecipe, Shape] = {}
+    examples: dict[Shape, Prepared] = {}
+    seen: set[tuple[object, ...]] = set()
     for arm, recipe in _recipes(study):
         # Which images, and of what shape: the rest of the augmentation cannot fail.
         images = replace(recipe.data, flip=False, cutout=0, color=0.0)
         with torch.random.fork_rng(devices=[]):
-            if (images, recipe.model) not in seen:
-                seen.add((images, recipe.model))
-                plain = replace(recipe, prior=PriorRecipe())
-                networks[recipe.model] = build_model(plain, prepare(images))
-            if (recipe.model, recipe.prior) not in fitting:
-                fitting.add((recipe.model, recipe.prior))
-                try:
-                    network = copy.deepcopy(networks[recipe.model])
-                    shape_filters_(network, recipe)
-                    build_prior(network, recipe)
-                except InputError as error:
-                    raise InputError(f"arms.{arm}: {error}") from error
+            if images not in shapes:
+                data = prepare(images)
+                shapes[images] = len(data.classes), data.train.channels, data.train.size
+                examples.setdefault(shapes[images], data)
+            shape, data = shapes[images], examples[shapes[images]]
+            plain = replace(recipe, prior=PriorRecipe(), connectivity=ConnectivityRecipe())
+            if (shape, recipe.model) not in seen:
+                seen.add((shape, recipe.model))
+                build_model(plain, data)
+            fit = (shape, recipe.model, recipe.connectivity, recipe.prior)
+            if fit in seen:
+                continue
+            seen.add(fit)
+            try:
+                network = build_model(replace(plain, connectivity=recipe.connectivity), data)
+                shape_filters_(network, recipe)
+                build_prior(network, recipe)
+            except InputError as error:
+                raise InputError(f"arms.{arm}: {error}") from error
 
 
 def _recipes(study: Study) -> Iterator[tuple[str, Recipe]]:

@@ -20,7 +20,7 @@ from convprior.errors import RunError
 from convprior.lab.study.design import Cell, Slot, Study, make_cell, with_values
 from convprior.lab.study.proposals import propose
 from convprior.lab.study.store import FORMAT, Store
-from convprior.lab.train import as_dict
+from convprior.lab.train import canonical
 
 Values = Mapping[str, Any]
 
@@ -197,5 +197,5 @@ def _fingerprint(study: Study, slot: Slot) -> str:
         "space": {key: asdict(choice) for key, choice in study.arm(slot.arm).space.items()},
         "splits": study.tune.splits or study.splits,
     }
-    recipe = as_dict(_cells(study, slot, {})[0].recipe)
+    recipe = canonical(_cells(study, slot, {})[0].recipe)
     return sha256(json.dumps([rules, recipe], sort_keys=True).encode()).hexdigest()[:16]

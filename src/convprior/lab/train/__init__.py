@@ -13,12 +13,14 @@ from convprior.lab.train.optimizers import learning_rate
 from convprior.lab.train.precision import compute_dtype
 from convprior.lab.train.recipe import (
     BudgetRecipe,
+    ConnectivityRecipe,
     LossRecipe,
     ModelRecipe,
     OptimizerRecipe,
     PriorRecipe,
     Recipe,
     as_dict,
+    canonical,
     from_dict,
     recipe_key,
 )
@@ -28,6 +30,7 @@ from convprior.lab.train.state import Training, build_model
 
 __all__ = [
     "BudgetRecipe",
+    "ConnectivityRecipe",
     "Diverged",
     "Evaluation",
     "Interrupted",
@@ -41,6 +44,7 @@ __all__ = [
     "World",
     "as_dict",
     "build_model",
+    "canonical",
     "compute_dtype",
     "evaluate",
     "fit",

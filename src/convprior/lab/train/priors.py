@@ -13,7 +13,8 @@ from convprior.filters.laws import changing_permutation
 from convprior.filters.prior.assignment import assign_priors
 from convprior.filters.prior.gaussian import symmetric_root
 from convprior.filters.selection import convolutions_of, select_convolutions
-from convprior.lab.train.recipe import PriorRecipe, Recipe, content_digest
+from convprior.lab.train.prior_recipe import PriorRecipe, content_digest
+from convprior.lab.train.recipe import Recipe
 
 
 def prior_form(recipe: Recipe) -> Literal["penalty", "decoupled"]:

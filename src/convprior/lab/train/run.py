@@ -185,7 +185,8 @@ class _Watch:
                 "evaluated_images": result.images,
             }
             if training.world.leads:
-                header = {"format": FORMAT, "version": __version__, "key": key}
+                size = list(data.train.size)
+                header = {"format": FORMAT, "version": __version__, "key": key, "image_size": size}
                 weights = training.model.state_dict()
                 save_tensors(self.folder / "weights.safetensors", weights, header)
                 write_json(self.folder / "metrics.json", metrics)

@@ -13,7 +13,7 @@ from convprior.lab.data.decode import Format, decode
 from convprior.lab.data.resolve import open_source
 from convprior.lab.train.priors import shape_filters_
 from convprior.lab.train.recipe import Recipe, from_dict
-from convprior.lab.train.state import SMALL, create_network
+from convprior.lab.train.state import SMALL, TRIAL, create_network
 
 Shapes = Mapping[str, torch.Size]
 
@@ -28,13 +28,14 @@ def load_run(
     """Loads the network that :func:`train` left in a folder.
 
     The recipe names the network; class count and input channels follow from the shapes of the
-    weights. The small and the standard form of some networks have equal weights: if the recipe
-    leaves the choice to the size of the images and does not resize them, one image is looked at.
+    weights. The small and the standard form of some networks have equal weights; where the recipe
+    leaves the choice to the size of the images, that is noted with the weights. Of older runs,
+    whose images were not resized, one image is looked at.
 
     Args:
         folder: of a finished run, or of a study's cell.
         initial: the network before training instead, rebuilt from the seed.
-        small_input: the form of the network where the data are gone and the weights do not tell.
+        small_input: the form of the network, for older runs where the data are gone as well.
 
     Returns:
         The network on the CPU in evaluation mode, and the recipe.
@@ -59,19 +60,23 @@ def load_run(
             f"the run in {folder} has no weights yet: it is not finished; train it to the end with "
             "the command that started it"
         )
-    weights, _ = load_tensors(path)
+    weights, header = load_tensors(path)
     shapes = {name: tensor.shape for name, tensor in weights.items()}
     form = recipe.model.small_input if small_input is None else small_input
-    fitting = fitting_forms(recipe, shapes, form)
+    # The tables of local layers follow the size of the images; runs of before it was noted have
+    # no such layers.
+    noted = (header or {}).get("image_size")
+    height, width = noted or (TRIAL, TRIAL)
+    fitting = fitting_forms(recipe, shapes, form, (height, width))
     if not fitting:
         raise RunError(
             f"the weights in {folder} do not fit the {recipe.model.name} of its recipe: another "
             "version of convprior or timm wrote them"
         )
     if len(fitting) > 1:
-        small = _largest_side(recipe.data) <= SMALL
+        small = (max(noted) if noted else _largest_side(recipe.data)) <= SMALL
         fitting = [one for one in fitting if one[2] == small]
-    model = create_network(recipe, *fitting[0])
+    model = create_network(recipe, *fitting[0], (height, width))
     if initial:
         shape_filters_(model, recipe)
     else:
@@ -83,6 +88,7 @@ def fitting_forms(
     recipe: Recipe,
     shapes: Shapes,
     small_input: bool | None = None,
+    size: tuple[int, int] = (TRIAL, TRIAL),
     *,
     convolutions_only: bool = False,
 ) -> list[tuple[int, int, bool]]:
@@ -92,6 +98,7 @@ def fitting_forms(
         recipe: its network is meant.
         shapes: of every tensor of a state dict.
         small_input: None: try both forms.
+        size: of the images; it matters where positions have weights of their own.
         convolutions_only: compare the tensors of three axes and more alone.
 
     Returns:
@@ -103,16 +110,19 @@ def fitting_forms(
 
     timm = recipe.model.name.startswith("timm:")
     forms = (True, False) if small_input is None and not timm else (bool(small_input),)
+    added = 2 if recipe.connectivity.kind == "coordinates" else 0
     found = []
     for form in forms:
         classes, channels = _CLASSES, _CHANNELS
-        for name, shape in _shapes(recipe, classes, channels, form).items():
+        for name, shape in _shapes(recipe, classes, channels, form, size).items():
             saved = shapes.get(name, shape)
+            axis = 3 if len(saved) == 6 else 1  # of the input channels; LocalConv2d has six axes
             if saved and saved[0] != shape[0] == _CLASSES:
                 classes = saved[0]
-            elif len(saved) == len(shape) > 2 and saved[1] != shape[1]:
-                channels = max(1, _CHANNELS * saved[1] // shape[1])
-        if compared(_shapes(recipe, classes, channels, form)) == compared(shapes):
+            elif len(saved) == len(shape) > 2 and saved[axis] != shape[axis]:
+                share = (saved[axis] - added) / (shape[axis] - added)
+                channels = max(1, int(_CHANNELS * share))
+        if compared(_shapes(recipe, classes, channels, form, size)) == compared(shapes):
             found.append((classes, channels, form))
     return found
 
@@ -163,9 +173,15 @@ def _difference(found: Shapes, wanted: Shapes, model: str) -> tuple[int, str]:
     )
 
 
-def _shapes(recipe: Recipe, classes: int, channels: int, form: bool) -> dict[str, torch.Size]:
+def _shapes(
+    recipe: Recipe,
+    classes: int,
+    channels: int,
+    form: bool,
+    size: tuple[int, int] = (TRIAL, TRIAL),
+) -> dict[str, torch.Size]:
     with torch.device("meta"):
-        model = create_network(recipe, classes, channels, form)
+        model = create_network(recipe, classes, channels, form, size)
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 

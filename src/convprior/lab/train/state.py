@@ -18,6 +18,7 @@ from convprior.errors import RunError
 from convprior.filters import LocoReg
 from convprior.lab.data import Prepared
 from convprior.lab.train.average import WeightAverage
+from convprior.lab.train.connectivity import connect, model_arguments
 from convprior.lab.train.distributed import World, join_batch_norm
 from convprior.lab.train.meter import Meter
 from convprior.lab.train.optimizers import build_optimizer
@@ -29,11 +30,15 @@ from convprior.models import create_model
 FORMAT = 1
 """Of the state file; another number is refused."""
 
-# Keeps the initial weights' random numbers apart from those of order and augmentation.
+# Keep the initial weights' random numbers apart from those of order and augmentation.
 _MODEL = 0x30DE1
+_CONNECTIVITY = 0x10CA1
 
 SMALL = 64
 """Side of the largest images in pixels that get a network's small form by default."""
+
+# Side of the images of a network that no image is known for.
+TRIAL = 32
 
 # Losses read at once where reading one means waiting for the device or for other processes.
 _WINDOW = 50
@@ -164,19 +169,38 @@ def build_model(recipe: Recipe, data: Prepared) -> nn.Module:
     """The network of a recipe with the initial weights of its seed.
 
     Raises:
-        InputError: an unknown network or option.
+        InputError: an unknown network or option, or a network that cannot be connected so.
     """
     small = recipe.model.small_input
     if small is None:
         small = max(data.train.size) <= SMALL and not recipe.model.name.startswith("timm:")
-    model = create_network(recipe, len(data.classes), data.train.channels, small)
+    channels, size = data.train.channels, data.train.size
+    model = create_network(recipe, len(data.classes), channels, small, size)
     shape_filters_(model, recipe)
     return model
 
 
-def create_network(recipe: Recipe, classes: int, channels: int, small_input: bool) -> nn.Module:
-    """The network of a recipe as it is before a prior shapes its filters."""
-    chosen = {"width": recipe.model.width, "batch_norm": recipe.model.batch_norm}
+def create_network(
+    recipe: Recipe,
+    classes: int,
+    channels: int,
+    small_input: bool,
+    size: tuple[int, int] = (TRIAL, TRIAL),
+) -> nn.Module:
+    """The network of a recipe as it is before a prior shapes its filters.
+
+    Args:
+        recipe: names the network and its connectivity.
+        classes: number of logits.
+        channels: of the images.
+        small_input: form of the network.
+        size: of the images; it matters where positions have weights of their own.
+    """
+    chosen: dict[str, Any] = {"width": recipe.model.width, "batch_norm": recipe.model.batch_norm}
     options = {name: value for name, value in chosen.items() if value is not None}
-    seed = mix(recipe.seed, _MODEL)
-    return create_model(recipe.model.name, classes, channels, small_input, seed=seed, **options)
+    slot, seed = recipe.connectivity, mix(recipe.seed, _MODEL)
+    options |= model_arguments(slot, recipe.model.name, channels)
+    network = create_model(
+        recipe.model.name, classes, small_input=small_input, seed=seed, **options
+    )
+    return connect(network, slot, channels, size, mix(recipe.seed, _CONNECTIVITY))

@@ -154,7 +154,8 @@ def _check(
 
 def _in_one_dtype(x: Tensor, kernels: Tensor) -> tuple[Tensor, Tensor]:
     device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if autocast and x.dtype != torch.float64:
         dtype = torch.get_autocast_dtype(device)
         return x.to(dtype), kernels.to(dtype)
     if x.dtype != kernels.dtype:

@@ -13,7 +13,7 @@ from convprior.filters.prior.redraw import number_of
 from convprior.local.combining import Normalize, WeightsMode
 from convprior.local.low_rank import LowRankLocalConvNd
 from convprior.local.parametrized import parametrize_bases_
-from convprior.local.surgery import arguments_of, drawing, local_class, memory_format_of
+from convprior.local.surgery import arguments_of, drawing, local_class, memory_format_of, mode_of
 from convprior.local.survey import Site
 
 _NOISE = 1
@@ -61,6 +61,11 @@ def low_rank_of(site: Site, conversion: Conversion) -> LowRankLocalConvNd:
     """
     conv: Any = site.module
     rank, own_seed = conversion.rank, mix(conversion.seed, number_of(site.name))
+    if site.parametrized and rank > 1 and conversion.normalize == "l2":
+        raise InputError(
+            f"{site.name!r} is parametrized, so that its bases start equal, and normalize='l2' "
+            "does not mix equal bases to one of them; give 'softmax' or None"
+        )
     generator = Generator().manual_seed(mix(conversion.seed, number_of(site.name), _NOISE))
     # The constructor draws, and so do some parametrizations.
     with drawing(conv, own_seed):
@@ -68,7 +73,7 @@ def low_rank_of(site: Site, conversion: Conversion) -> LowRankLocalConvNd:
             **arguments_of(conv),
             input_size=site.size_argument,
             rank=rank,
-            weights=conversion.weights,
+            weights=mode_of(len(site.input_size), conversion.weights),
             normalize=conversion.normalize,
             spatial_bias=conversion.spatial_bias,
         )

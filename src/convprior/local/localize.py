@@ -51,8 +51,8 @@ def localize(
         layers: names, shell patterns or module types (a parent's name means all below it), or a
             function ``(name, module) -> bool``. None: every Conv1d and Conv2d with more than one
             tap and more than one position.
-        weights: as in :class:`LowRankLocalConv2d`, like ``normalize`` and ``spatial_bias``, and
-            like these without a meaning for ``"full"``.
+        weights: as in :class:`LowRankLocalConv2d` (in 1-d each table is ``map``), like
+            ``normalize`` and ``spatial_bias``, and like these without a meaning for ``"full"``.
         normalize: see ``weights``.
         spatial_bias: see ``weights``.
         relative_noise: root mean square of ``delta_k`` over that of its filter.

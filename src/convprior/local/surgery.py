@@ -11,6 +11,7 @@ from torch.nn.modules.module import _WrappedHook
 from convprior.errors import InputError
 from convprior.filters.prior.redraw import generators_of, seeded
 from convprior.filters.selection import unwrap
+from convprior.local.combining import WeightsMode
 from convprior.local.layers import LowRankLocalConv2d
 from convprior.local.layers_1d import LocalConv1d, LowRankLocalConv1d
 from convprior.local.local_conv import LocalConv2d
@@ -130,3 +131,8 @@ def local_class(axes: int, low_rank: bool) -> Any:
     if axes == 1:
         return LowRankLocalConv1d if low_rank else LocalConv1d
     return LowRankLocalConv2d if low_rank else LocalConv2d
+
+
+def mode_of(axes: int, weights: WeightsMode) -> WeightsMode:
+    """The mode of combining weights for one or two axes: along one, a table is a map."""
+    return weights if axes == 2 or weights == "input" else "map"

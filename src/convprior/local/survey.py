@@ -16,12 +16,12 @@ from convprior.errors import InputError
 from convprior.filters.cohesion.listening import evaluating
 from convprior.filters.selection import (
     ConvLayer,
-    Rule,
     convolutions_of,
     layers_of,
     select_convolutions,
 )
 
+Rule = str | type[nn.Module]
 Layers = Rule | Iterable[Rule] | Callable[[str, nn.Module], bool] | None
 _PLAIN = (nn.Conv1d, nn.Conv2d)
 
@@ -147,7 +147,11 @@ def _asked(network: nn.Module, layers: Layers) -> tuple[list[ConvLayer], set[str
         if not chosen:
             raise InputError("no layer would change: layers is a function that chose none")
         return chosen, set()
-    rules: tuple[Rule, ...] = (layers,) if isinstance(layers, str | type) else tuple(layers)
+    single = isinstance(layers, str | type) or not isinstance(layers, Iterable)
+    rules: tuple[Any, ...] = (layers,) if single else tuple(layers)  # type: ignore[arg-type]
+    for rule in rules:
+        if not isinstance(rule, str | type):
+            raise InputError(f"layers has {rule!r}; give names, patterns, types or a function")
     select_convolutions(network, rules)
     chosen = [layer for layer in found if any(map(layer.fits, rules))]
     exact = {
@@ -169,6 +173,8 @@ def _unsuitable(conv: _ConvNd, by_default: bool, subclasses: bool) -> str:
         return f"is a {kind.__name__}, a subclass of {base}: give its name or subclasses=True"
     if "forward" in vars(conv):
         return "has had its forward replaced"
+    if conv.bias is not None and conv._parameters.get("bias") is None:
+        return "has a parametrized bias: make it a parameter first"
     if by_default and math.prod(conv.kernel_size) == 1:
         return "has a kernel of one tap: name it in layers"
     return ""

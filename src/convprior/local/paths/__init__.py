@@ -1,0 +1,78 @@
+"""The orders of evaluation of a local layer, behind one dispatcher.
+
+``mix`` and ``gather`` are the doors; which path they take is decided in ``choose``, from the costs
+in ``cost``. A path is a module with ``forward`` and ``backward``, pure functions of tensors:
+``lines``, ``kernels_first`` and ``recompute`` (at rank one, "conv") here, and the compiled ones,
+``convprior.local.engine`` ("compiled") and ``convprior.local.triton``. ``autograd`` makes a
+differentiable operation of each, which keeps nothing but its inputs.
+"""
+
+import importlib
+
+from torch import Tensor
+
+from convprior.local import plain
+from convprior.local.geometry import Geometry
+from convprior.local.paths import kernels_first
+from convprior.local.paths.autograd import Gather, Mix
+from convprior.local.paths.choose import PATHS, choose, choose_given, use_path
+
+__all__ = ["PATHS", "choose", "gather", "mix", "use_path"]
+
+_MODULES = {
+    "conv": "convprior.local.paths.recompute",
+    "lines": "convprior.local.paths.lines",
+    "kernels_first": "convprior.local.paths.kernels_first",
+    "recompute": "convprior.local.paths.recompute",
+    "compiled": "convprior.local.engine",
+    "triton": "convprior.local.triton",
+}
+
+
+def mix(
+    x: Tensor, bases: Tensor, weights: Tensor, geometry: Geometry, path: str = "auto"
+) -> Tensor:
+    """``sum_k w_k * conv(x, B_k)``.
+
+    Args:
+        x: (N, C, H, W), any memory format.
+        bases: (K, F, C / groups, kh, kw), in the dtype of ``x``.
+        weights: (K, H', W'); (K, H', 1) or (K, 1, W') where they depend on one axis alone;
+            (N, K, H', W') where every sample has its own.
+        geometry: of the convolution.
+        path: one of ``PATHS``, or "auto" for what ``use_path`` says or else the cheapest.
+
+    Returns:
+        (N, F, H', W') in the dtype of ``x``.
+
+    Raises:
+        InputError: there is no such path, or it cannot compute this.
+    """
+    name = choose(x, bases, weights, geometry, path)
+    if name == "plain":
+        return plain.mix_outputs(x, bases, weights, geometry)
+    if name == "kernels_first":
+        weights = weights.expand(-1, *geometry.output_size)
+    made: Tensor = Mix.apply(x, bases, weights, geometry, importlib.import_module(_MODULES[name]))
+    return made
+
+
+def gather(x: Tensor, weight: Tensor, geometry: Geometry, path: str = "auto") -> Tensor:
+    """A convolution with a kernel for each position.
+
+    Args:
+        x: (N, C, H, W), any memory format.
+        weight: (H', W', F, C / groups, kh, kw), in the dtype of ``x``.
+        geometry: of the convolution.
+        path: "plain", "kernels_first", or "auto".
+
+    Returns:
+        (N, F, H', W').
+
+    Raises:
+        InputError: another path was asked for.
+    """
+    if choose_given(x, weight, path) == "plain":
+        return plain.local_plain(x, weight, geometry)
+    made: Tensor = Gather.apply(x, weight, geometry, kernels_first)
+    return made

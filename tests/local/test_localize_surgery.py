@@ -430,6 +430,25 @@ def test_wrappers():
         localize(part, x, 2, "0")
 
 
+def test_a_distributed_network(tmp_path):
+    net, x = network(), images()
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(net)
+        local = localize(wrapped, x, 2)
+        with pytest.raises(InputError, match=r"in a DistributedDataParallel.*localize first"):
+            localize(wrapped, x, 2, inplace=True)
+        assert difference(net, local, x) < 1e-6
+        # Every parameter takes part, so that no rank waits for one.
+        wrapped = nn.parallel.DistributedDataParallel(local)
+        wrapped(x).sum().backward()
+        assert all(p.grad is not None for p in local.parameters())
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_a_network_without_memory():
     with torch.device("meta"):
         net, x = network(), torch.empty(2, 3, 12, 12)

@@ -100,12 +100,11 @@ def to_conv(layer: LocalLayer, tolerance: float = 1e-6) -> nn.Conv1d | nn.Conv2d
     conv: nn.Conv1d | nn.Conv2d = skip_init(kind, **arguments)  # type: ignore[no-untyped-call]
     memory_format = memory_format_of(layer.weight)
     conv.weight.data = kernel.to(conv.weight.dtype).contiguous(memory_format=memory_format)
-    conv.weight.requires_grad_(any(p.requires_grad for p in layer.parameters()))
+    learns = any(p.requires_grad for name, p in layer.named_parameters() if name != "bias")
+    conv.weight.requires_grad_(learns)
     if bias is not None and conv.bias is not None:
         conv.bias.copy_(bias)
-        conv.bias.requires_grad_(conv.weight.requires_grad)
-    if layer.bias is not None and conv.bias is not None:
-        conv.bias.requires_grad_(layer.bias.requires_grad)
+        conv.bias.requires_grad_(learns if layer.bias is None else layer.bias.requires_grad)
     return conv.train(layer.training)
 
 

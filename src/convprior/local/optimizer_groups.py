@@ -5,7 +5,6 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from convprior.errors import InputError
-from convprior.filters.laws import is_number
 from convprior.filters.locoreg.double_decay import undecayed_tables
 from convprior.filters.selection import convolutions_of, layers_of
 from convprior.local.low_rank import LowRankLocalConvNd
@@ -53,8 +52,11 @@ def param_groups(
         raise InputError(
             f"basis_lr_scale is {basis_lr_scale!r} without lr; give the optimizer's lr"
         )
-    named = basis_lr_scale is None or basis_lr_scale == "rank"
-    if not named and not (is_number(basis_lr_scale) and basis_lr_scale > 0):
+    if isinstance(basis_lr_scale, float | int):
+        wrong = not basis_lr_scale > 0
+    else:
+        wrong = basis_lr_scale not in (None, "rank")
+    if wrong:
         raise InputError(f"basis_lr_scale is {basis_lr_scale!r}; give a number > 0 or 'rank'")
     tables = undecayed_tables(model)
     scales = {} if basis_lr_scale is None else _scales(model, basis_lr_scale)

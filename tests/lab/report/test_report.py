@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from convprior.errors import RunError
 from convprior.lab.report import write_report, write_study_report
+from convprior.lab.report.drawing import render
 from convprior.lab.report.toml import to_toml
 from convprior.lab.report.words import (
     bottom_line,
@@ -318,3 +319,27 @@ def test_an_arm_that_borrows_tuned_values_controls_their_owner():
     )
     assert "a helps but is not shown to beat same strength" in lead
     assert "a reversed hurts" in lead
+
+
+def test_a_verdict_of_many_arms_counts_them(make_study):
+    arms = {"baseline": {}} | {
+        f"floor {i}": {"prior": {"law": "linear", "floor": i / 20}} for i in range(6)
+    }
+    effects = {f"floor {i}": 0.05 for i in range(5)}
+    outcome = make_study({**DOCUMENT, "arms": arms}, effects)
+    lead = bottom_line(compare(outcome.rows, "baseline"), 1)
+    assert lead == "Against baseline: 5 arms help; floor 5 is not shown to differ."
+
+
+def test_colors_of_one_chart_are_not_those_of_another():
+    import altair as alt
+
+    charts = [
+        alt.Chart(alt.InlineData(values=[{"x": 1}]))
+        .mark_point()
+        .encode(color=alt.Color("x:Q", scale=alt.Scale(range=[color, "white"])))
+        for color in ("red", "green")
+    ]
+    ids = [re.findall(r'id="([^"]*)"', svg) for svg in map(render, charts)]
+    assert all(ids)
+    assert not set(ids[0]) & set(ids[1])

@@ -56,6 +56,10 @@ def test_without_a_group_there_is_one_line():
     assert {line for line, _ in places(document).values()} == {""}
     document["curve"]["group"] = ["prior.law", "prior.family"]
     assert places(document)["short"][0] == "law correlated, family matern32"
+    document["curve"]["group"] = ["prior.control", "prior.family"]
+    assert places(document)["short"][0] == "family matern32"
+    document["curve"]["group"] = "prior.control"
+    assert places(document)["short"][0] == "control none"
 
 
 def test_a_key_that_the_data_set_gives_a_line_to_each_arm():

@@ -1,11 +1,11 @@
 """The charts of a report: names and colors of arms, and SVG that sits inside a page.
 
-Several charts share one page, so that an ``id`` must not be that of another one.
+Several charts share one page: nothing gets an ``id`` but the gradients of legends, which the
+renderer numbers through a process.
 """
 
 import io
 import re
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,7 +56,4 @@ def render(chart: Any) -> str:
     styled(chart).save(buffer, format="svg")
     # The roles describe a chart that its caption and tables say in words already.
     svg = re.sub(r' (?:role|aria-[a-z]+|pointer-events)="[^"<>]*"', "", buffer.getvalue())
-    # The renderer counts the gradients of legends from 0 in every chart.
-    own = f"{zlib.crc32(svg.encode()):08x}"
-    svg = re.sub(r'(?<= id=")gradient_|(?<=url\(#)gradient_', f"gradient_{own}_", svg)
     return svg[svg.index("<svg") :]

@@ -1,5 +1,6 @@
 """Tap profiles as a page that loads nothing from anywhere, or as one picture."""
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from importlib.resources import files
@@ -15,10 +16,13 @@ from convprior.filters.taps.heat_maps import heat_maps
 from convprior.filters.taps.layer import size_text
 from convprior.filters.taps.table import number, printable, stride_text, with_interval
 from convprior.lab.report.drawing import render
+from convprior.local.map_chart import draw_maps
 
 if TYPE_CHECKING:
+    from convprior.lab.report.local_layers import LocalLayers
     from convprior.lab.report.taps import Inspected
 
+_MEASURES = ("distance", "effective_rank", "basis_spread", "spatial_bias")
 _GROUPS = {"layers": "", "kind": "", "kernel": "", "stride": "stride ", "depth": "depth: "}
 
 
@@ -46,18 +50,30 @@ def render_svg(inspected: Sequence["Inspected"]) -> str:
     """All networks in one SVG, one below the other.
 
     Raises:
-        InputError: a network has 1x1 convolutions alone.
+        InputError: a network has 1x1 convolutions and no local layer.
     """
     alt = require("altair", "lab")
     charts = []
     for one in inspected:
-        chart = tap_chart(one.profile, style=False)
+        chart = _chart(one)
         title = alt.TitleParams(
             printable(one.target), anchor="start", fontSize=16, offset=14, color="currentColor"
         )
         charts.append(chart.properties(title=title) if len(inspected) > 1 else chart)
     joined = alt.vconcat(*charts, spacing=50) if len(charts) > 1 else charts[0]
     return render(joined.resolve_scale(color="independent"))
+
+
+def _chart(one: "Inspected") -> Any:
+    """Taps, and below them the maps of local layers."""
+    if one.local is None:
+        return tap_chart(one.profile, style=False)
+    maps = draw_maps(one.local.maps)
+    if all(math.prod(layer.kernel_size) == 1 for layer in one.profile):
+        return maps
+    alt = require("altair", "lab")
+    both = alt.vconcat(tap_chart(one.profile, style=False), maps, spacing=50)
+    return both.resolve_scale(color="independent")
 
 
 def _section(one: "Inspected") -> dict[str, Any]:
@@ -72,7 +88,8 @@ def _section(one: "Inspected") -> dict[str, Any]:
     return {
         "target": one.target,
         "about": one.about,
-        "lead": conclusion(profile),
+        "lead": conclusion(profile) if len(profile) else "",
+        "local": _local(one.local) if one.local else None,
         "maps": maps,
         "depth": depth,
         "layers": [_row(layer) for layer in shown],
@@ -86,6 +103,21 @@ def _section(one: "Inspected") -> dict[str, Any]:
         "confidence": f"{100 * profile.confidence:g} %",
         "number": number,
     }
+
+
+def _local(local: "LocalLayers") -> dict[str, Any]:
+    return {
+        "lead": local.conclusion,
+        "maps": render(draw_maps(local.maps)),
+        "layers": [
+            {**row, "name": printable(row["name"])} | {k: _short(row[k]) for k in _MEASURES}
+            for row in local.report.rows()
+        ],
+    }
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
 
 
 def _row(layer: LayerTaps) -> dict[str, Any]:

@@ -28,12 +28,14 @@ class Target:
         about: what it is, in one sentence.
         network: a module or the weights by name.
         initial: the same before training, if that is known.
+        recipe: of a run.
     """
 
     name: str
     about: str
     network: Source
     initial: nn.Module | None = None
+    recipe: Recipe | None = None
 
 
 def open_target(name: str, *, pretrained: bool = False, model: str | None = None) -> Target:
@@ -73,7 +75,7 @@ def _run(name: str, path: Path) -> Target:
         f"{recipe.model.name} trained on {recipe.data.source}, "
         f"{recipe.budget.examples:,} examples; initial: its own weights before training"
     )
-    return Target(name, about, network, initial)
+    return Target(name, about, network, initial, recipe)
 
 
 def _only_file(folder: Path) -> Path:

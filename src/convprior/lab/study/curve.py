@@ -65,7 +65,9 @@ def find_place(study: "Study", slot: "Slot") -> Place | None:
     recipe = study.recipe(slot, {}, study.splits[0], study.seeds[0])
     keys = flatten(as_dict(recipe))
     value: Any = curve.at.get(slot.arm, keys[curve.x])
-    line = ", ".join(f"{key.rpartition('.')[2]} {_text(keys[key])}" for key in curve.group)
+    # Of several keys those that are unset go without saying.
+    named = [key for key in curve.group if keys[key] is not None] or curve.group[:1]
+    line = ", ".join(f"{key.rpartition('.')[2]} {_text(keys[key])}" for key in named)
     own = slot.arm in curve.at or curve.x in study.arm(slot.arm).overrides
     if not curve.group and not own:
         line = slot.arm

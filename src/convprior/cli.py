@@ -181,7 +181,8 @@ def inspect(
 ) -> None:
     """Shows what a network learned: how large the center of its filters is, layer by layer.
 
-    A finished run is compared with its own initial weights.
+    A finished run is compared with its own initial weights. Of local layers it also shows how far
+    they are from convolutions, and maps of their weights over the image.
     """
     from convprior.lab.report.saved_priors import check_shrinkage, save_measured
     from convprior.lab.report.taps import check_ending, inspect_taps, text, write_taps

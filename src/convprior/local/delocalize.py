@@ -1,7 +1,5 @@
 """The way back: local layers that are convolutions become ``nn.Conv2d`` again."""
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
@@ -10,10 +8,11 @@ from convprior.errors import InputError
 from convprior.filters.selection import unwrap
 from convprior.local.local_conv import LocalConvNd
 from convprior.local.low_rank import LowRankLocalConvNd
-from convprior.local.mixture import parts_of, relative
+from convprior.local.mixture import in_float64, parts_of, relative
 from convprior.local.surgery import (
     arguments_of,
     carry_hooks,
+    copied,
     memory_format_of,
     network_to_change,
     replace_layers,
@@ -43,7 +42,7 @@ def delocalize(model: nn.Module, *, tolerance: float = 1e-6, inplace: bool = Fal
 
     Source: our choice.
     """
-    network = network_to_change(model, "delocalize") if inplace else copy.deepcopy(unwrap(model))
+    network = network_to_change(model, "delocalize") if inplace else copied(unwrap(model))
     found = {name: m for name, m in network.named_modules() if isinstance(m, LocalLayer)}
     if not found:
         raise InputError("no layer would change: the network has no local layer")
@@ -99,7 +98,7 @@ def to_conv(layer: LocalLayer, tolerance: float = 1e-6) -> nn.Conv1d | nn.Conv2d
     arguments = arguments_of(layer) | {"bias": bias is not None}
     conv: nn.Conv1d | nn.Conv2d = skip_init(kind, **arguments)  # type: ignore[no-untyped-call]
     memory_format = memory_format_of(layer.weight)
-    conv.weight.data = kernel.to(conv.weight.dtype).contiguous(memory_format=memory_format)
+    conv.weight.data = kernel.to(conv.weight).contiguous(memory_format=memory_format)
     learns = any(p.requires_grad for name, p in layer.named_parameters() if name != "bias")
     conv.weight.requires_grad_(learns)
     if bias is not None and conv.bias is not None:
@@ -111,7 +110,7 @@ def to_conv(layer: LocalLayer, tolerance: float = 1e-6) -> nn.Conv1d | nn.Conv2d
 def _mean_kernel(layer: LocalLayer) -> tuple[Tensor, float]:
     """The mean kernel in float64, and how far the farthest is from it, relative to it."""
     if isinstance(layer, LocalConvNd):
-        kernels = layer.weight.double().flatten(0, len(layer.input_size) - 1)
+        kernels = in_float64(layer.weight).flatten(0, len(layer.input_size) - 1)
         # Differences from one kernel: nothing rounds where all are equal.
         difference = kernels - kernels[:1]
         mean, difference = kernels[0] + difference.mean(0), difference - difference.mean(0)
@@ -136,9 +135,9 @@ def _mean_kernel(layer: LocalLayer) -> tuple[Tensor, float]:
 def _mean_bias(layer: LocalLayer) -> tuple[Tensor | None, float]:
     """The bias (F,) in float64, or None, and how far that of a position is from it."""
     if isinstance(layer, LocalConvNd):
-        bias = None if layer.bias is None else layer.bias.double().flatten(1)
+        bias = None if layer.bias is None else in_float64(layer.bias).flatten(1)
     else:
-        bias = None if layer.bias is None else layer.bias.double()[:, None]
+        bias = None if layer.bias is None else in_float64(layer.bias)[:, None]
         spatial = parts_of(layer).spatial_bias
         if spatial is not None:
             bias = spatial.expand(layer.out_channels, -1) if bias is None else bias + spatial

@@ -13,7 +13,13 @@ from convprior.filters.selection import unwrap
 from convprior.filters.taps.table import aligned, shortened
 from convprior.local.local_conv import LocalConvNd
 from convprior.local.low_rank import LowRankLocalConvNd
-from convprior.local.mixture import WeightMoments, distance_and_rank, parts_of, relative
+from convprior.local.mixture import (
+    WeightMoments,
+    distance_and_rank,
+    in_float64,
+    parts_of,
+    relative,
+)
 
 
 @dataclass(frozen=True)
@@ -163,7 +169,7 @@ def _of_low_rank(name: str, layer: LowRankLocalConvNd, moments: WeightMoments) -
 @torch.no_grad()
 def _of_local(name: str, layer: LocalConvNd) -> LayerInvariance:
     weight: Tensor = layer.weight
-    kernels = weight.double().flatten(len(layer.input_size)).flatten(0, -2)
+    kernels = in_float64(weight).flatten(len(layer.input_size)).flatten(0, -2)
     # Differences from one kernel: kernels that are all equal have distance 0 exactly.
     deviation = kernels - kernels[:1]
     mean = kernels[0] + deviation.mean(0)
@@ -172,7 +178,7 @@ def _of_local(name: str, layer: LocalConvNd) -> LayerInvariance:
     few = deviation.T @ deviation if positions > kernels.shape[1] else deviation @ deviation.T
     distance = relative(few.trace() / positions, mean @ mean)
     rank = float(few.trace() ** 2 / few.square().sum()) if distance else 0.0
-    bias = 0.0 if layer.bias is None else _spread(layer.bias.double().flatten(1))
+    bias = 0.0 if layer.bias is None else _spread(in_float64(layer.bias).flatten(1))
     return LayerInvariance(name, "full", None, distance, rank, None, bias)
 
 

@@ -1,6 +1,5 @@
 """Surgery on trained networks: convolutions become local layers with the same function."""
 
-import copy
 import math
 from typing import Any, Literal
 
@@ -10,7 +9,7 @@ from convprior.errors import InputError
 from convprior.filters.selection import unwrap
 from convprior.local.combining import Normalize, WeightsMode
 from convprior.local.conversion import Conversion, local_of, low_rank_of
-from convprior.local.surgery import carry_over, network_to_change, replace_layers
+from convprior.local.surgery import carry_over, copied, network_to_change, replace_layers
 from convprior.local.survey import Layers, check_ties, survey
 
 
@@ -90,7 +89,7 @@ def localize(
         )
     if not isinstance(model, nn.Module):
         raise InputError(f"the model is a {type(model).__name__}; give a torch.nn.Module")
-    network = network_to_change(model, "localize") if inplace else copy.deepcopy(unwrap(model))
+    network = network_to_change(model, "localize") if inplace else copied(unwrap(model))
     sites = survey(network, example_input, layers, subclasses)
     check_ties(sites, per_position=rank == "full")
     if rank == "full":

@@ -42,7 +42,7 @@ class Parts:
 
 @torch.no_grad()
 def parts_of(layer: LowRankLocalConvNd, x: Tensor | None = None) -> Parts:
-    """The parts of a layer, of ``input`` weights for an input ``x``.
+    """The parts of a layer on the CPU, of ``input`` weights for an input ``x``.
 
     Tables become float64 before the softmax, so that its weights sum to 1 to that precision.
     """
@@ -59,6 +59,12 @@ def parts_of(layer: LowRankLocalConvNd, x: Tensor | None = None) -> Parts:
         weights = weights.flatten(-len(layer.input_size)).movedim(-2, 0).flatten(1)
         weights = torch.cat([weights.sum(0, keepdim=True), weights])
     return Parts(torch.cat([mean, bases - mean]), weights, None if bias is None else bias.flatten())
+
+
+def in_float64(tensor: Tensor) -> Tensor:
+    """On the CPU, since not every device has float64; integers stay what they are."""
+    dtype = torch.float64 if tensor.is_floating_point() else tensor.dtype
+    return tensor.detach().to("cpu", dtype)
 
 
 class _Reader(nn.Module):

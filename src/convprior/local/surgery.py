@@ -1,5 +1,6 @@
 """Taking one layer out of a network and putting another in its place, with all that hangs on it."""
 
+import copy
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -53,6 +54,13 @@ def network_to_change(model: nn.Module, what: str) -> nn.Module:
             "put it into a torch.nn.Sequential"
         )
     return network
+
+
+def copied(network: nn.Module) -> nn.Module:
+    """A deep copy, also of what the older weight norm leaves behind after a training step."""
+    kept = (value for module in network.modules() for value in vars(module).values())
+    computed = [value for value in kept if isinstance(value, Tensor) and not value.is_leaf]
+    return copy.deepcopy(network, {id(tensor): tensor.detach().clone() for tensor in computed})
 
 
 def replace_layers(network: nn.Module, layers: Mapping[nn.Module, nn.Module]) -> None:

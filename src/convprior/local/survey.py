@@ -2,14 +2,15 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from convprior.errors import InputError
@@ -61,8 +62,8 @@ def survey(
 ) -> list[Site]:
     """Runs the example through the network and finds what can become local.
 
-    The network runs in evaluation mode without gradients; afterwards modes, hooks and random
-    generators are what they were.
+    The network runs in evaluation mode without gradients; afterwards modes, buffers, hooks and
+    random generators are what they were.
 
     Args:
         network: without wrappers.
@@ -173,6 +174,8 @@ def _unsuitable(conv: _ConvNd, by_default: bool, subclasses: bool) -> str:
         return f"is a {kind.__name__}, a subclass of {base}: give its name or subclasses=True"
     if "forward" in vars(conv):
         return "has had its forward replaced"
+    if conv.weight.is_complex():
+        return "has complex weights"
     if conv.bias is not None and conv._parameters.get("bias") is None:
         return "has a parametrized bias: make it a parameter first"
     if by_default and math.prod(conv.kernel_size) == 1:
@@ -204,6 +207,7 @@ def _run(
         stack.enter_context(torch.random.fork_rng(devices))
         stack.enter_context(evaluating(network))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(_kept_buffers(network))
         if any(hasattr(module, "_orig_mod") for module in network.modules()):
             # Compiled parts run without the hooks that came after their compilation.
             stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -218,6 +222,22 @@ def _run(
         else:
             network(example_input)
     return seen
+
+
+@contextmanager
+def _kept_buffers(network: nn.Module) -> Iterator[None]:
+    """Buffers that a forward pass changes in evaluation mode too get their values back."""
+    kept = [
+        (module, name, buffer, buffer.clone())
+        for module in network.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None and not is_lazy(buffer)
+    ]
+    try:
+        yield
+    finally:
+        for module, name, buffer, value in kept:
+            module._buffers[name] = buffer.copy_(value)
 
 
 def _tied(network: nn.Module, sites: list[Site]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import torch
 from scipy.stats import kstest
 
-from convprior._random import mix, uniform
+from convprior._random import mix, random_bytes, uniform
 
 
 def test_mix_separates_counters() -> None:
@@ -35,3 +35,13 @@ def test_draws_are_uniform_and_uncorrelated() -> None:
     for left, right in pairs:
         both = torch.stack([left.flatten(), right.flatten()])
         assert torch.corrcoef(both)[0, 1].abs() < 4.5 / both.shape[1] ** 0.5
+
+
+def test_bytes_are_even_and_do_not_depend_on_the_batch() -> None:
+    index = torch.arange(2_000)
+    whole = random_bytes(7, index, 64)
+    assert torch.equal(random_bytes(7, index[50:60], 64), whole[50:60])
+    counts = whole.flatten().bincount(minlength=256)
+    # 256 counts of 500, each with a standard deviation of about 22.
+    assert (counts - 500).abs().max() < 5 * 22.4
+    assert len(whole.unique(dim=0)) == len(whole)

@@ -11,6 +11,8 @@ from convprior.lab.data.folder import open_folder
 from convprior.lab.data.hub import NotLoadedError, open_hub
 from convprior.lab.data.layout import find_files
 from convprior.lab.data.parquet import open_parquet
+from convprior.lab.data.positions import NAMES as POSITIONS
+from convprior.lab.data.positions import open_positions
 from convprior.lab.data.source import Source
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
@@ -21,7 +23,7 @@ def open_source(name: str) -> Source:
 
     The first that exists of:
 
-    1. ``digits``, embedded;
+    1. ``digits``, embedded; ``positions`` and ``positions-shifted``, drawn;
     2. a path: a ``.parquet`` or ``.safetensors`` file, or a folder of Parquet files or of class
        folders;
     3. the same in the folder that the environment variable ``CONVPRIOR_DATA`` names, with or
@@ -33,6 +35,8 @@ def open_source(name: str) -> Source:
     """
     if name == "digits":
         return open_digits()
+    if name in POSITIONS:
+        return open_positions(name)
     looked = []
     for path in _candidates(name):
         if _exists(path, name):

@@ -16,6 +16,7 @@ from convprior.local.local_conv import LocalConv2d
 from convprior.local.localize import localize
 from convprior.local.maps import CombiningMaps, combining_maps
 from convprior.local.optimizer_groups import param_groups
+from convprior.local.paths import use_path
 from convprior.local.relax import relax_
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "param_groups",
     "relax_",
     "to_conv",
+    "use_path",
 ]

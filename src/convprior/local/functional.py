@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from convprior.errors import InputError
-from convprior.local import plain
+from convprior.local import paths
+from convprior.local.bias import add_bias
 from convprior.local.geometry import Geometry, Padding, PaddingMode, Pair
 
 
@@ -110,11 +111,8 @@ def mix(
     _check(x, bases, tuple(weights.shape[-2:]), geometry, broadcast=True)
     x, bases = _in_one_dtype(x, bases)
     x, geometry = _padded(x, geometry, padding_mode)
-    y = plain.mix_outputs(x, bases, weights, geometry)
-    if bias is not None:
-        bias = bias[:, None, None]
-        spatial_bias = bias if spatial_bias is None else bias + spatial_bias
-    return y if spatial_bias is None else y + spatial_bias.to(y.dtype)
+    y = paths.mix(x, bases, weights, geometry, path)
+    return add_bias(y, bias, spatial_bias)
 
 
 def gather(
@@ -131,8 +129,8 @@ def gather(
     _check(x, weight, tuple(weight.shape[:2]), geometry, broadcast=False)
     x, weight = _in_one_dtype(x, weight)
     x, geometry = _padded(x, geometry, padding_mode)
-    y = plain.local_plain(x, weight, geometry)
-    return y if bias is None else y + bias.to(y.dtype)
+    y = paths.gather(x, weight, geometry, path)
+    return add_bias(y, bias, None)
 
 
 def _check(

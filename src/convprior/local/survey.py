@@ -56,6 +56,24 @@ class _Seen:
     positions: int = 0
     faithful: bool = True
 
+    def refuses(self, name: str, by_default: bool) -> str:
+        """Why a layer that has seen this cannot become local, or nothing.
+
+        Raises:
+            InputError: it has seen several sizes.
+        """
+        if not self.faithful:
+            return "computes something else than the convolution with its weight"
+        if not self.input_sizes:
+            return "was not run by the example input in evaluation mode"
+        if len(self.input_sizes) > 1:
+            sizes = " and ".join(map(str, sorted(self.input_sizes)))
+            raise InputError(
+                f"{name!r} sees inputs of sizes {sizes} and a local layer is made for one; "
+                "leave it out through layers="
+            )
+        return "has a single position" if by_default and self.positions == 1 else ""
+
 
 def survey(
     network: nn.Module, example_input: Any, layers: Layers = None, subclasses: bool = False
@@ -78,42 +96,27 @@ def survey(
         InputError: as in :func:`convprior.local.localize`.
     """
     asked, by_name = _asked(network, layers)
-    alone: dict[str, str] = {}
-    open_: list[ConvLayer] = []
+    by_default = layers is None
     compiled = {id(getattr(module, "_orig_mod", None)) for module in network.modules()}
+    alone: dict[str, str] = {}
     for layer in asked:
-        why = _unsuitable(layer.module, layers is None, subclasses or layer.name in by_name)
         if id(layer.module) in compiled:
-            why = "is compiled on its own: convert it before torch.compile"
-        if why:
+            alone[layer.name] = "is compiled on its own: convert it before torch.compile"
+        elif why := _unsuitable(layer.module, by_default, subclasses or layer.name in by_name):
             alone[layer.name] = why
-        else:
-            open_.append(layer)
-    seen = _run(network, example_input, [layer.module for layer in open_])
+    asked = [layer for layer in asked if layer.name not in alone]
+    seen = _run(network, example_input, [layer.module for layer in asked])
     sites = []
-    for layer in open_:
+    for layer in asked:
         record = seen[layer.module]
-        if not record.faithful:
-            alone[layer.name] = "computes something else than the convolution with its weight"
-        elif not record.input_sizes:
-            alone[layer.name] = "was not run by the example input in evaluation mode"
-        elif len(record.input_sizes) > 1:
-            sizes = " and ".join(map(str, sorted(record.input_sizes)))
-            raise InputError(
-                f"{layer.name!r} sees inputs of sizes {sizes} and a local layer is made for one; "
-                "leave it out through layers="
-            )
-        elif layers is None and record.positions == 1:
-            alone[layer.name] = "has a single position"
-        else:
-            (size,) = record.input_sizes
-            site = Site(layer.name, layer.module, layer.parametrized, layer.aliases, size)
-            sites.append(site)
-    for name, why in _tied(network, sites).items():
-        alone[name] = why
-    for name in by_name:
-        if name in alone:
-            raise InputError(f"{name!r} {alone[name]}")
+        if why := record.refuses(layer.name, by_default):
+            alone[layer.name] = why
+            continue
+        (size,) = record.input_sizes
+        sites.append(Site(layer.name, layer.module, layer.parametrized, layer.aliases, size))
+    alone |= _tied(network, sites)
+    for name in by_name & alone.keys():
+        raise InputError(f"{name!r} {alone[name]}")
     sites = [site for site in sites if site.name not in alone]
     if not sites:
         raise InputError(f"no layer would change: {_reasons(alone)}")

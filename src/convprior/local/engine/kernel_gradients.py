@@ -1,18 +1,44 @@
 """The gradient of every position's kernel, contracted at once to that of bases and weights.
 
-``dW(p)[t] = source[s(p, t)]' dy[p]`` is a product over the batch. It is computed one unit at a time
-for a few positions, added to ``dB_k += w_k(p) dW(p)`` and ``dw_k(p) = <dW(p), B_k>``, and forgotten.
+``dW(p)[t] = source[s(p, t)]' dy[p]``, a product along the batch, is computed one unit at a time for
+a few positions, added to ``dB_k += w_k(p) dW(p)`` and ``dw_k(p) = <dW(p), B_k>``, and forgotten.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convprior.local.engine.compiling import compiled
-from convprior.local.engine.copying import copy, interleave, widen
-from convprior.local.engine.mixing import POSITIONS, contract
-from convprior.local.engine.panels import keep_rows, panel_size, row_size
-from convprior.local.engine.plan import Plan, Table
-from convprior.local.engine.sums import multiply
+from convprior.local.engine.microkernel import VECTORS, multiply
+from convprior.local.engine.mixing import POSITIONS as AT_ONCE
+from convprior.local.engine.mixing import contract
+from convprior.local.engine.panels import keep_rows, load, panel_bytes, row_bytes
+from convprior.local.engine.plan import (
+    OUTSIDE,
+    POSITIONS,
+    Plan,
+    Share,
+    Table,
+    Unit,
+    panel_of,
+    unit_of,
+)
+from convprior.local.engine.sums import Buffers
+
+
+@compiled
+def gradient_buffers(plan: Plan, images: int) -> Buffers:
+    """Panels of sources come first, then the units of some kernels, then panels of targets."""
+    kernels = plan.slots * row_bytes(plan, images)
+    kernel_bytes = plan.unit_rows * min(plan.vectors, VECTORS) * 64 + 64
+    targets = kernels + POSITIONS * kernel_bytes
+    target_bytes = steps_of(plan, images) * plan.vectors * 64 + 64
+    return Buffers(kernels, kernel_bytes, targets, target_bytes, targets + POSITIONS * target_bytes)
+
+
+@compiled
+def steps_of(plan: Plan, images: int) -> int:
+    """Images, or pairs of them."""
+    return (images + 1) // 2 if plan.pairs else images
 
 
 @compiled
@@ -21,139 +47,136 @@ def sum_kernel_gradients(
     source: int,
     target_gradient: int,
     bases: int,
-    weights: NDArray[np.float32],
     bases_gradient: int,
+    weights: NDArray[np.float32],
     weights_gradient: NDArray[np.float32],
     rows: Table,
     columns: Table,
     scratch: int,
-    zeros: int,
-    first_image: int,
-    images: int,
-    first_row: int,
-    last_row: int,
+    share: Share,
 ) -> None:
-    """Adds the gradients of some rows of targets and some images."""
-    steps = (images + 1) // 2 if plan.pairs else images
-    panel_bytes = panel_size(plan, images, plan.pairs)
-    row_bytes = row_size(plan, images, plan.pairs)
-    target_bytes = steps * plan.vectors * 64 + 64
-    kernel_bytes = plan.unit_rows * 256 + 128
-    targets = scratch + plan.slots * row_bytes
-    kernels = targets + plan.positions * target_bytes
-    stride = plan.rows * plan.vectors * 64
-    kept = np.full(plan.slots, -1, np.int64)
-    place = np.full(plan.kernel_height, -1, np.int64)
-    taps = plan.kernel_height * plan.kernel_width
-    whole = np.zeros(2, np.int64)
-    some_weights = np.zeros((plan.positions, plan.rank), np.float32)
-    dots = np.zeros((plan.positions, plan.rank), np.float32)
-    for row in range(first_row, last_row):
-        keep_rows(
-            plan, rows[row], kept, place, source, scratch, first_image, images, plan.pairs, zeros
-        )
-        for column in range(0, plan.target_width, plan.positions):
-            block = min(plan.positions, plan.target_width - column)
+    """Adds what a share of the targets contributes.
+
+    Args:
+        plan: the problem, with ``along_batch``.
+        source: address of the sources, channels last.
+        target_gradient: address of dy, channels last.
+        bases: address of the bases, laid out without pairs.
+        bases_gradient: address of their gradient, this thread's own; added to.
+        weights: (positions, rank).
+        weights_gradient: of the same shape; the share's positions are added to.
+        rows: the source row of each target row and row of taps.
+        columns: the same along columns.
+        scratch: address of ``gradient_buffers(...).total`` bytes, zero at first.
+        share: which rows and images.
+    """
+    buffers = gradient_buffers(plan, share.images)
+    kernels, kernel_bytes = scratch + buffers.kernels, buffers.kernel_bytes
+    targets, target_bytes = scratch + buffers.sums, buffers.sum_bytes
+    kept = np.full(plan.slots, OUTSIDE, np.int64)
+    slots = np.full(plan.kernel_height, OUTSIDE, np.int64)
+    near_weights = np.zeros((POSITIONS, plan.rank), np.float32)
+    dots = np.zeros((POSITIONS, plan.rank), np.float32)
+    for row in range(share.first_row, share.last_row):
+        keep_rows(plan, rows[row], kept, slots, source, scratch, share)
+        for column in range(0, plan.target_width, POSITIONS):
+            positions = min(POSITIONS, plan.target_width - column)
             first = row * plan.target_width + column
-            load_targets(
-                plan,
-                target_gradient,
-                targets,
-                target_bytes,
-                first_image,
-                images,
-                first,
-                block,
-                zeros,
-            )
-            some_weights[:] = 0
-            some_weights[:block] = weights[first : first + block]
+            load_targets(plan, target_gradient, targets, target_bytes, first, positions, share)
             dots[:] = 0
-            vector = 0
+            for p in range(POSITIONS):
+                for k in range(plan.rank):
+                    near_weights[p, k] = weights[first + p, k] if p < positions else 0
             for panel in range(plan.panels):
-                width = plan.vectors // plan.panels + (panel < plan.vectors % plan.panels)
-                for unit in range(plan.units):
-                    tap, word, length = unit * plan.group, 0, plan.words
-                    last_tap = min(tap + plan.group, taps)
-                    if plan.blocks > 1:
-                        tap, part = unit // plan.blocks, unit % plan.blocks
-                        last_tap, word = tap + 1, part * plan.length
-                        length = min(plan.length, plan.words - word)
-                    start = (vector * plan.rows + width * (tap * plan.words + word)) * 64
-                    unit_row = 0
-                    while tap < last_tap:
-                        slot = place[tap // plan.kernel_width]
-                        for p in range(plan.positions):
-                            place_column = -1
-                            if p < block:
-                                place_column = columns[column + p, tap % plan.kernel_width]
-                            valid = slot >= 0 and place_column >= 0
-                            multiply(
-                                plan.pairs,
-                                length,
-                                width,
-                                scratch + slot * row_bytes + place_column * panel_bytes + word * 4,
-                                4,
-                                plan.source_channels * 4,
-                                int(valid),
-                                whole.ctypes.data,
-                                steps,
-                                targets + p * target_bytes + vector * steps * 64,
-                                kernels + p * kernel_bytes + unit_row * width * 64,
-                                width * 64,
-                                0,
-                            )
-                        unit_row += length
-                        tap += 1
-                    for p in range(0, block, POSITIONS):
+                vector, width = panel_of(plan, panel)
+                for index in range(plan.units):
+                    unit = unit_of(plan, index)
+                    multiply_unit(
+                        plan, unit, vector, width, rows[row], column, columns, slots, scratch,
+                        buffers, share.images,
+                    )  # fmt: skip
+                    start = vector * plan.rows + width * (unit.tap * plan.words + unit.word)
+                    for p in range(0, positions, AT_ONCE):
                         contract(
                             kernels + p * kernel_bytes,
                             kernel_bytes,
-                            bases + start,
-                            bases_gradient + start,
-                            stride,
-                            unit_row * width,
+                            bases + start * 64,
+                            bases_gradient + start * 64,
+                            plan.rows * plan.vectors * 64,
+                            (unit.last_tap - unit.tap) * unit.length * width,
                             plan.rank,
-                            some_weights[p].ctypes.data,
+                            near_weights[p].ctypes.data,
                             dots[p].ctypes.data,
                         )
-                vector += width
-            weights_gradient[first : first + block] += dots[:block]
+            for p in range(positions):
+                for k in range(plan.rank):
+                    weights_gradient[first + p, k] += dots[p, k]
+
+
+@compiled
+def multiply_unit(
+    plan: Plan,
+    unit: Unit,
+    vector: int,
+    width: int,
+    needed: Table,
+    column: int,
+    columns: Table,
+    slots: Table,
+    scratch: int,
+    buffers: Buffers,
+    images: int,
+) -> None:
+    """Computes a unit of dW of neighboring targets; zeros for taps and targets outside."""
+    whole = np.zeros(2, np.int64)
+    steps = steps_of(plan, images)
+    for tap in range(unit.tap, unit.last_tap):
+        tap_row, tap_column = tap // plan.kernel_width, tap % plan.kernel_width
+        offset = (tap - unit.tap) * unit.length * width * 64
+        for p in range(POSITIONS):
+            source_column = OUTSIDE
+            if column + p < plan.target_width and needed[tap_row] != OUTSIDE:
+                source_column = columns[column + p, tap_column]
+            panel = slots[tap_row] * row_bytes(plan, images)
+            panel += source_column * panel_bytes(plan, images)
+            multiply(
+                plan.product,
+                unit.length,
+                width,
+                scratch + panel + unit.word * 4,
+                4,
+                plan.source_channels * 4,
+                int(source_column != OUTSIDE),
+                whole.ctypes.data,
+                steps,
+                scratch + buffers.sums + p * buffers.sum_bytes + vector * steps * 64,
+                scratch + buffers.kernels + p * buffers.kernel_bytes + offset,
+                width * 64,
+                0,
+            )
 
 
 @compiled
 def load_targets(
     plan: Plan,
-    image: int,
+    gradient: int,
     targets: int,
     target_bytes: int,
-    first_image: int,
-    images: int,
     first: int,
-    block: int,
-    zeros: int,
+    positions: int,
+    share: Share,
 ) -> None:
-    """Copies the gradients of neighboring targets into panels (columns, N, vectors of a panel)."""
+    """Copies dy of neighboring targets into panels, one for each panel of the kernel's columns."""
     pixel = plan.target_channels * plan.itemsize
     whole = plan.target_height * plan.target_width * pixel
-    step = 2 if plan.pairs else 1
-    steps = -(-images // step)
-    for n in range(0, images, step):
-        low = image + (first_image + n) * whole + first * pixel
-        for p in range(block):
-            vector = 0
+    steps = steps_of(plan, share.images)
+    for step in range(steps):
+        n = step * 2 if plan.pairs else step
+        for p in range(positions):
+            source = gradient + (share.first_image + n) * whole + (first + p) * pixel
             for panel in range(plan.panels):
-                width = plan.vectors // plan.panels + (panel < plan.vectors % plan.panels)
-                channel = vector * 16
-                channels = min(width * 16, plan.target_channels - channel)
-                address = targets + p * target_bytes + (vector * steps + n // step * width) * 64
-                start = low + channel * plan.itemsize
-                if plan.pairs:
-                    high = start + whole if n + 1 < images else zeros
-                    interleave(address, start, high, channels)
-                elif plan.itemsize == 2:
-                    widen(address, start, channels)
-                else:
-                    copy(address, start, channels * 2)
-                vector += width
-            low += pixel
+                vector, width = panel_of(plan, panel)
+                channels = min(width * 16, plan.target_channels - vector * 16)
+                target = targets + p * target_bytes + (vector * steps + step * width) * 64
+                start = source + vector * 16 * plan.itemsize
+                load(plan, target, start, whole if n + 1 < share.images else 0, channels)

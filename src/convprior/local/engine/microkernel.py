@@ -1,28 +1,33 @@
 """The micro-kernel: a tile of a matrix product whose sums stay in registers.
 
-``C[m, :] += sum_s sum_k A[s, m, k] B[s, k, :]`` for up to six rows m and four vectors of columns. On
-AVX-512 that is 24 of the 32 registers for sums, four for a row of B and one for an element of A, so
-24 multiply-adds share ten loads. The segments s are the taps of a kernel: their products are summed
-without a detour through memory (the "batch-reduce" form of Georganas et al., 2020).
+``C[m, :] += sum_s sum_k A[s, m, k] B[s, k, :]`` for up to six rows m and four vectors of columns.
+With AVX-512 that is 24 of the 32 registers for sums, four for a row of B and one for an element of
+A, so 24 multiply-adds share ten loads. The segments s are the taps of a kernel: their products are
+summed without a detour through memory, the "batch-reduce" product of Georganas et al. (2019,
+arXiv:1906.06440).
 
-An element is 32 bits wide: a float, or a pair of bfloat16 that are neighbors along k.
+An element of A and B is 32 bits wide: a float, or two bfloat16 that are neighbors along k.
 """
 
+from functools import cache
+from inspect import signature
 from typing import Any
 
-from llvmlite import binding, ir
-from numba.extending import intrinsic
+from llvmlite import binding
 
+from convprior.local.engine.compiling import compiled_callback
 from convprior.local.engine.vectors import (
     BYTES,
     FLOAT,
     FLOATS,
-    POINTER,
+    INT64,
     WORD,
     WORDS,
+    ZEROS,
     Code,
     Value,
-    procedure,
+    indirect,
+    vector_code,
 )
 
 _FEATURES = binding.get_host_cpu_features()
@@ -31,120 +36,159 @@ ROWS = 6
 VECTORS = 4 if _FEATURES.get("avx512f") else 1
 
 
-def _tile(code: Code, rows: int, vectors: int, pairs: bool, **argument: Value) -> None:
-    """One register tile, unrolled."""
-    a, b, c, a_row, a_step, c_row = (
-        argument[name] for name in ("a", "b", "c", "a_row", "a_step", "c_row")
-    )
-    sums = [[code.variable(FLOATS) for _ in range(vectors)] for _ in range(rows)]
-    zero = ir.Constant(FLOATS, None)
-    outputs = [code.at(c, code.multiply(c_row, code.constant(row))) for row in range(rows)]
-    fresh = code.builder.icmp_signed("==", argument["accumulate"], code.constant(0))
-    with code.builder.if_else(fresh) as (then, otherwise):
-        with then:
-            for row in range(rows):
-                for vector in range(vectors):
-                    code.set(sums[row][vector], zero)
-        with otherwise:
-            for row in range(rows):
-                for vector in range(vectors):
-                    code.set(sums[row][vector], code.load(code.at(outputs[row], vector * BYTES)))
-    with code.loop(argument["segments"]) as segment:
-        offsets = code.at(argument["offsets"], code.multiply(segment, code.constant(16)))
-        a_segment = code.at(a, code.load(offsets, a_row.type))
-        b_segment = code.at(b, code.load(code.at(offsets, 8), a_row.type))
-        starts = [
-            code.at(a_segment, code.multiply(a_row, code.constant(row))) for row in range(rows)
-        ]
-        with code.loop(argument["steps"]) as step:
-            a_offset = code.multiply(step, a_step)
-            b_row = code.at(b_segment, code.multiply(step, code.constant(vectors * BYTES)))
-            kind, element = (WORDS, WORD) if pairs else (FLOATS, FLOAT)
-            columns = [code.load(code.at(b_row, v * BYTES), kind) for v in range(vectors)]
-            for row in range(rows):
-                scalar = code.splat(code.load(code.at(starts[row], a_offset), element), kind)
-                for vector in range(vectors):
-                    total = code.get(sums[row][vector])
-                    if pairs:
-                        total = code.dot_pairs(total, scalar, columns[vector])
-                    else:
-                        total = code.fma(scalar, columns[vector], total)
-                    code.set(sums[row][vector], total)
-    for row in range(rows):
-        for vector in range(vectors):
-            code.store(code.get(sums[row][vector]), code.at(outputs[row], vector * BYTES))
+def _multiply(
+    code: Code,
+    rows: Value,
+    vectors: Value,
+    a: Value,
+    a_row: Value,
+    a_step: Value,
+    segments: Value,
+    offsets: Value,
+    steps: Value,
+    b: Value,
+    c: Value,
+    c_row: Value,
+    add: Value,
+    *,
+    pairs: bool,
+) -> None:
+    """A product, in tiles of nearly equal height.
 
-
-def _emit(code: Code, pairs: bool, rows: Value, vectors: Value, *rest: Value) -> None:
-    """Jumps to the tile of ``rows`` by ``vectors``."""
-    a, a_row, a_step, segments, offsets, steps, b, c, c_row, accumulate = rest
+    Args:
+        code: where to write.
+        rows: of C; any number.
+        vectors: of a row, at most ``VECTORS``.
+        a: address of A.
+        a_row: bytes from one m to the next.
+        a_step: bytes from one k to the next.
+        segments: how many.
+        offsets: address of two integers a segment, its offsets in A and B.
+        steps: k of a segment.
+        b: address of B, whose rows are contiguous and ``vectors`` vectors long.
+        c: address of C.
+        c_row: bytes from one m to the next.
+        add: 0 to overwrite C.
+        pairs: elements are pairs of bfloat16, with sums in float32.
+    """
     builder = code.builder
-    a, offsets, b, c = (builder.inttoptr(value, POINTER) for value in (a, offsets, b, c))
-    which = code.add(code.multiply(rows, code.constant(VECTORS + 1)), vectors)
+    tiles = builder.sdiv(builder.add(rows, code.constant(ROWS - 1)), code.constant(ROWS))
+    with code.loop(tiles) as tile:
+        first, last = (
+            builder.sdiv(code.times(rows, index), tiles)
+            for index in (tile, builder.add(tile, code.constant(1)))
+        )
+        a_tile, c_tile = (
+            builder.add(base, code.times(first, row)) for base, row in ((a, a_row), (c, c_row))
+        )
+        operands = (a_tile, a_row, a_step, segments, offsets, steps, b, c_tile, c_row, add)
+        _choose(code, pairs, builder.sub(last, first), vectors, *operands)
+
+
+def _choose(code: Code, pairs: bool, rows: Value, vectors: Value, *operands: Value) -> None:
+    """Jumps to the code of a tile's size."""
+    builder = code.builder
     end = builder.append_basic_block("end")
-    choice = builder.switch(which, end)
-    for row_count in range(1, ROWS + 1):
-        for vector_count in range(1, VECTORS + 1):
-            block = builder.append_basic_block(f"tile_{row_count}x{vector_count}")
-            choice.add_case(row_count * (VECTORS + 1) + vector_count, block)
+    choice = builder.switch(builder.add(code.times(rows, VECTORS + 1), vectors), end)
+    for height in range(1, ROWS + 1):
+        for width in range(1, VECTORS + 1):
+            block = builder.append_basic_block(f"tile_{height}x{width}")
+            choice.add_case(height * (VECTORS + 1) + width, block)
             builder.position_at_end(block)
-            _tile(
-                code,
-                row_count,
-                vector_count,
-                pairs,
-                a=a,
-                a_row=a_row,
-                a_step=a_step,
-                segments=segments,
-                offsets=offsets,
-                steps=steps,
-                b=b,
-                c=c,
-                c_row=c_row,
-                accumulate=accumulate,
-            )
+            _tile(code, pairs, height, width, *operands)
             builder.branch(end)
     builder.position_at_end(end)
 
 
-@intrinsic
-def multiply_floats(
-    typing: Any,
-    rows: Any,
-    vectors: Any,
-    a: Any,
-    a_row: Any,
-    a_step: Any,
-    segments: Any,
-    offsets: Any,
-    steps: Any,
-    b: Any,
-    c: Any,
-    c_row: Any,
-    accumulate: Any,
-) -> Any:
-    return procedure(
-        "convprior_multiply_floats", 12, lambda code, *values: _emit(code, False, *values)
-    )
+def _tile(
+    code: Code,
+    pairs: bool,
+    height: int,
+    width: int,
+    a: Value,
+    a_row: Value,
+    a_step: Value,
+    segments: Value,
+    offsets: Value,
+    steps: Value,
+    b: Value,
+    c: Value,
+    c_row: Value,
+    add: Value,
+) -> None:
+    places = [(row, vector) for row in range(height) for vector in range(width)]
+    outputs = {
+        (row, vector): code.at(code.at(c, code.times(c_row, row)), vector * BYTES)
+        for row, vector in places
+    }
+    sums = {place: code.variable(ZEROS) for place in places}
+    with code.builder.if_then(code.builder.icmp_signed("!=", add, code.constant(0))):
+        for place in places:
+            code.set(sums[place], code.load(outputs[place]))
+    element, vector_kind = (WORD, WORDS) if pairs else (FLOAT, FLOATS)
+    multiply_add = code.dot_pairs if pairs else code.fma
+    with code.loop(segments) as segment:
+        entry = code.at(offsets, code.times(segment, 16))
+        a_start = code.at(a, code.load(entry, INT64))
+        b_start = code.at(b, code.load(code.at(entry, 8), INT64))
+        a_rows = [code.at(a_start, code.times(a_row, row)) for row in range(height)]
+        with code.loop(steps) as step:
+            a_offset = code.times(step, a_step)
+            b_row = code.at(b_start, code.times(step, width * BYTES))
+            b_vectors = [code.load(code.at(b_row, v * BYTES), vector_kind) for v in range(width)]
+            for row in range(height):
+                scalar = code.load(code.at(a_rows[row], a_offset), element)
+                a_vector = code.splat(scalar, vector_kind)
+                for vector in range(width):
+                    total = sums[row, vector]
+                    code.set(total, multiply_add(a_vector, b_vectors[vector], code.get(total)))
+    for place in places:
+        code.store(code.get(sums[place]), outputs[place])
 
 
-@intrinsic
-def multiply_pairs(
-    typing: Any,
-    rows: Any,
-    vectors: Any,
-    a: Any,
-    a_row: Any,
-    a_step: Any,
-    segments: Any,
-    offsets: Any,
-    steps: Any,
-    b: Any,
-    c: Any,
-    c_row: Any,
-    accumulate: Any,
-) -> Any:
-    return procedure(
-        "convprior_multiply_pairs", 12, lambda code, *values: _emit(code, HAS_PAIRS, *values)
-    )
+_multiply_floats = vector_code(_multiply, pairs=False)
+_multiply_pairs = vector_code(_multiply, pairs=HAS_PAIRS)
+
+multiply = indirect(_multiply)
+"""``multiply(address, rows, ...)`` runs the procedure at ``product(pairs).address``."""
+
+
+def _floats(
+    rows: int,
+    vectors: int,
+    a: int,
+    a_row: int,
+    a_step: int,
+    segments: int,
+    offsets: int,
+    steps: int,
+    b: int,
+    c: int,
+    c_row: int,
+    add: int,
+) -> None:
+    _multiply_floats(rows, vectors, a, a_row, a_step, segments, offsets, steps, b, c, c_row, add)
+
+
+def _pairs(
+    rows: int,
+    vectors: int,
+    a: int,
+    a_row: int,
+    a_step: int,
+    segments: int,
+    offsets: int,
+    steps: int,
+    b: int,
+    c: int,
+    c_row: int,
+    add: int,
+) -> None:
+    _multiply_pairs(rows, vectors, a, a_row, a_step, segments, offsets, steps, b, c, c_row, add)
+
+
+@cache
+def product(pairs: bool) -> Any:
+    """The compiled product of floats, or of pairs of bfloat16 (which needs ``HAS_PAIRS``)."""
+    arguments = len(signature(_multiply).parameters) - 2
+    return compiled_callback(_pairs if pairs else _floats, arguments)

@@ -1,184 +1,158 @@
 """Vector code between kernels and bases: mixing them, and the gradient of mixing them.
 
-A kernel is the combination ``W(p) = sum_k w_k(p) B_k``. Both directions work on a tile of a few
-kilobytes for several positions p at a time, so that a basis is read from the cache once for all of
-them.
+A kernel is the combination ``W(p) = sum_k w_k(p) B_k``. Both directions work on a part of a kernel,
+some kilobytes, for several positions p at a time, so that a basis is read from the cache once for
+all of them.
 """
-
-from typing import Any
-
-from llvmlite import ir
-from numba.extending import intrinsic
 
 from convprior.local.engine.microkernel import HAS_PAIRS
 from convprior.local.engine.vectors import (
     BYTES,
     FLOAT,
-    FLOATS,
     INT64,
-    POINTER,
+    ZEROS,
     Code,
     Value,
-    procedure,
+    vector_code,
 )
 
-POSITIONS = 4
-BASES = 4
+POSITIONS = 4  # of ``contract``: with four bases at a time, sixteen sums in registers
+_BASES = 4
+_VECTORS = 4  # of ``mix``: sums in registers that do not wait for each other
 
 
-def _mix(code: Code, pairs: bool, *arguments: Value) -> None:
-    bases, stride, vectors, rank, weights, tiles, positions = arguments
+def _mix(
+    code: Code,
+    bases: Value,
+    stride: Value,
+    vectors: Value,
+    rank: Value,
+    weights: Value,
+    results: Value,
+    positions: Value,
+    *,
+    pairs: bool,
+) -> None:
+    """Mixes a part of the kernels of several positions.
+
+    Args:
+        code: where to write.
+        bases: address of that part of the first basis.
+        stride: bytes from one basis to the next.
+        vectors: of the part; an even number with ``pairs``.
+        rank: how many bases.
+        weights: address of a list of addresses, those of a position's ``rank`` weights.
+        results: address of a list of addresses, where ``sum_k weight[k] * basis[k]`` goes.
+        positions: how many.
+        pairs: the sums are rounded, once at the end, to bfloat16.
+    """
     builder = code.builder
-    bases, weights, tiles = (builder.inttoptr(value, POINTER) for value in (bases, weights, tiles))
-    last = 2 if pairs else 1
-    zero = ir.Constant(FLOATS, None)
+    least = 2 if pairs else 1  # vectors that become one in the result
 
-    def some(first: Value, count: int) -> None:
-        """Mixes ``count`` vectors from the vector ``first`` on."""
-        start = code.multiply(first, code.constant(BYTES))
-        written = builder.udiv(start, code.constant(last))
-        basis = code.at(bases, start)
+    def mix_some(first: Value, count: int) -> None:
+        basis = code.at(bases, code.times(first, BYTES))
+        offset = builder.udiv(code.times(first, BYTES), code.constant(least))
         with code.loop(positions) as position:
-            entry = code.multiply(position, code.constant(8))
-            weight = builder.inttoptr(code.load(code.at(weights, entry), INT64), POINTER)
-            tile = builder.inttoptr(code.load(code.at(tiles, entry), INT64), POINTER)
-            sums = [code.variable(FLOATS) for _ in range(count)]
-            for total in sums:
-                code.set(total, zero)
+            entry = code.times(position, 8)
+            weight = code.load(code.at(weights, entry), INT64)
+            result = code.at(code.load(code.at(results, entry), INT64), offset)
+            sums = [code.variable(ZEROS) for _ in range(count)]
             with code.loop(rank) as k:
-                offset = code.multiply(k, code.constant(4))
-                scalar = code.splat(code.load(code.at(weight, offset), FLOAT))
-                row = code.at(basis, code.multiply(k, stride))
+                scalar = code.splat(code.load(code.at(weight, code.times(k, 4)), FLOAT))
+                row = code.at(basis, code.times(k, stride))
                 for vector, total in enumerate(sums):
                     value = code.load(code.at(row, vector * BYTES))
                     code.set(total, code.fma(scalar, value, code.get(total)))
-            tile = code.at(tile, written)
-            for vector in range(0, count, last):
-                value = code.get(sums[vector])
-                if pairs:
-                    value = code.round_pairs(value, code.get(sums[vector + 1]))
-                code.store(value, code.at(tile, vector // last * BYTES))
+            mixed = [code.get(total) for total in sums]
+            if pairs:
+                mixed = [
+                    code.round_pairs(low, high)
+                    for low, high in zip(mixed[::2], mixed[1::2], strict=True)
+                ]
+            for vector, value in enumerate(mixed):
+                code.store(value, code.at(result, vector * BYTES))
 
-    fours = builder.udiv(vectors, code.constant(4))
-    with code.loop(fours) as four:
-        some(code.multiply(four, code.constant(4)), 4)
-    done = code.multiply(fours, code.constant(4))
-    with code.loop(builder.udiv(builder.sub(vectors, done), code.constant(last))) as rest:
-        some(code.add(done, code.multiply(rest, code.constant(last))), last)
+    several = builder.udiv(vectors, code.constant(_VECTORS))
+    done = code.times(several, _VECTORS)
+    with code.loop(several) as index:
+        mix_some(code.times(index, _VECTORS), _VECTORS)
+    with code.loop(builder.udiv(builder.sub(vectors, done), code.constant(least))) as index:
+        mix_some(builder.add(done, code.times(index, least)), least)
 
 
-@intrinsic
-def mix_floats(
-    typing: Any,
-    bases: Any,
-    stride: Any,
-    vectors: Any,
-    rank: Any,
-    weights: Any,
-    tiles: Any,
-    positions: Any,
-) -> Any:
-    """Writes the tiles ``sum_k weight[k] * basis[k]`` of several positions.
+mix_floats = vector_code(_mix, pairs=False)
+mix_pairs = vector_code(_mix, pairs=HAS_PAIRS)
 
-    ``weights`` and ``tiles`` are the addresses of two lists of addresses, one a position.
+
+@vector_code
+def contract(
+    code: Code,
+    kernels: Value,
+    kernel_stride: Value,
+    bases: Value,
+    gradients: Value,
+    stride: Value,
+    vectors: Value,
+    rank: Value,
+    weights: Value,
+    dots: Value,
+) -> None:
+    """The gradient of mixing for four positions: ``dB_k += w_k dW`` and ``dw_k += <dW, B_k>``.
+
+    Args:
+        code: where to write.
+        kernels: address of dW.
+        kernel_stride: bytes from one position to the next.
+        bases: address of B.
+        gradients: address of dB.
+        stride: bytes from one basis to the next, of both.
+        vectors: of the part of a kernel that is contracted.
+        rank: how many bases.
+        weights: address of w, four rows of ``rank`` floats.
+        dots: address of dw, likewise.
     """
-    return procedure("convprior_mix_floats", 7, lambda code, *rest: _mix(code, False, *rest))
-
-
-@intrinsic
-def mix_pairs(
-    typing: Any,
-    bases: Any,
-    stride: Any,
-    vectors: Any,
-    rank: Any,
-    weights: Any,
-    tiles: Any,
-    positions: Any,
-) -> Any:
-    """``mix_floats`` rounded once, at the end, to bfloat16."""
-    return procedure("convprior_mix_pairs", 7, lambda code, *rest: _mix(code, HAS_PAIRS, *rest))
-
-
-def _contract(code: Code, *arguments: Value) -> None:
-    kernels, kernel_stride, bases, gradients, stride, vectors, rank, weights, dots = arguments
     builder = code.builder
-    kernels, bases, gradients, weights, dots = (
-        builder.inttoptr(value, POINTER) for value in (kernels, bases, gradients, weights, dots)
-    )
-    weight_row = code.multiply(rank, code.constant(4))
 
-    def some(first: Value, count: int) -> None:
-        """Contracts with ``count`` bases from the basis ``first`` on."""
+    def table(base: Value, position: int, column: Value) -> Value:
+        return code.at(code.at(base, code.times(rank, 4 * position)), code.times(column, 4))
+
+    def contract_some(first: Value, count: int) -> None:
         starts = [
-            code.multiply(code.add(first, code.constant(basis)), stride) for basis in range(count)
+            code.times(stride, builder.add(first, code.constant(basis))) for basis in range(count)
         ]
-        column = code.multiply(first, code.constant(4))
-        sums = [[code.variable(FLOATS) for _ in range(count)] for _ in range(POSITIONS)]
-        for row in sums:
-            for total in row:
-                code.set(total, ir.Constant(FLOATS, None))
+        sums = [[code.variable(ZEROS) for _ in range(count)] for _ in range(POSITIONS)]
         with code.loop(vectors) as vector:
-            offset = code.multiply(vector, code.constant(BYTES))
+            offset = code.times(vector, BYTES)
             kernel = [
-                code.load(
-                    code.at(
-                        code.at(kernels, offset),
-                        code.multiply(kernel_stride, code.constant(position)),
-                    )
-                )
+                code.load(code.at(code.at(kernels, offset), code.times(kernel_stride, position)))
                 for position in range(POSITIONS)
             ]
             for basis in range(count):
                 value = code.load(code.at(code.at(bases, starts[basis]), offset))
-                address = code.at(code.at(gradients, starts[basis]), offset)
-                gradient = code.load(address)
+                place = code.at(code.at(gradients, starts[basis]), offset)
+                gradient = code.load(place)
                 for position in range(POSITIONS):
                     total = sums[position][basis]
                     code.set(total, code.fma(kernel[position], value, code.get(total)))
-                    entry = code.at(weights, code.multiply(weight_row, code.constant(position)))
-                    weight = code.load(code.at(code.at(entry, column), 4 * basis), FLOAT)
+                    weight = code.load(code.at(table(weights, position, first), 4 * basis), FLOAT)
                     gradient = code.fma(code.splat(weight), kernel[position], gradient)
-                code.store(gradient, address)
+                code.store(gradient, place)
         for position in range(POSITIONS):
-            entry = code.at(
-                code.at(dots, code.multiply(weight_row, code.constant(position))), column
-            )
             for basis in range(count):
-                address = code.at(entry, 4 * basis)
+                place = code.at(table(dots, position, first), 4 * basis)
                 total = code.sum_lanes(code.get(sums[position][basis]))
-                code.store(builder.fadd(code.load(address, FLOAT), total), address)
+                code.store(builder.fadd(code.load(place, FLOAT), total), place)
 
-    chunks = builder.udiv(rank, code.constant(BASES))
-    with code.loop(chunks) as chunk:
-        some(code.multiply(chunk, code.constant(BASES)), BASES)
-    done = code.multiply(chunks, code.constant(BASES))
+    several = builder.udiv(rank, code.constant(_BASES))
+    done = code.times(several, _BASES)
+    with code.loop(several) as index:
+        contract_some(code.times(index, _BASES), _BASES)
     end = builder.append_basic_block("end")
     choice = builder.switch(builder.sub(rank, done), end)
-    for count in range(1, BASES):
+    for count in range(1, _BASES):
         block = builder.append_basic_block(f"last_{count}")
         choice.add_case(count, block)
         builder.position_at_end(block)
-        some(done, count)
+        contract_some(done, count)
         builder.branch(end)
     builder.position_at_end(end)
-
-
-@intrinsic
-def contract(
-    typing: Any,
-    kernels: Any,
-    kernel_stride: Any,
-    bases: Any,
-    gradients: Any,
-    stride: Any,
-    vectors: Any,
-    rank: Any,
-    weights: Any,
-    dots: Any,
-) -> Any:
-    """The gradient of mixing, for four positions: ``dB_k += w_k(p) dW(p)``, ``dw_k(p) += <dW(p), B_k>``.
-
-    ``weights`` and ``dots`` are tables of four rows of ``rank`` floats.
-    """
-    return procedure("convprior_contract", 9, _contract)

@@ -1,103 +1,98 @@
-"""Panels: the N x C matrix of one position, contiguous, as the micro-kernel wants to read it.
+"""Panels: the N x C matrix of one position, contiguous, as the micro-kernel likes to read it.
 
-In a channels-last tensor the rows of that matrix lie H * W * C elements apart, often a power of two:
-every row in another page, all in the same few sets of the cache. So the rows of an image are copied
-into panels before use, each once.
+In a channels-last tensor the rows of that matrix lie H * W * C elements apart, often a power of
+two: each row in another page, all in the same few sets of the cache. So the rows of an image are
+copied into panels just before use, each once, into a slot that a row no longer needed leaves.
 """
 
 from convprior.local.engine.compiling import compiled
-from convprior.local.engine.copying import copy, interleave, widen
-from convprior.local.engine.plan import Plan, Table
+from convprior.local.engine.copying import copy, interleave, interleave_zeros, widen
+from convprior.local.engine.plan import OUTSIDE, Plan, Share, Table
+
+_APART = 64  # bytes between panels, lest their size be a multiple of the cache's period
+
+
+@compiled
+def panel_bytes(plan: Plan, images: int) -> int:
+    """From a panel to the next."""
+    if plan.pairs and plan.along_batch:
+        return (images + 1) // 2 * plan.source_channels * 4 + _APART
+    return images * plan.words * 4 + _APART
+
+
+@compiled
+def row_bytes(plan: Plan, images: int) -> int:
+    """From a row of panels to the next."""
+    return plan.source_width * panel_bytes(plan, images)
 
 
 @compiled
 def keep_rows(
-    plan: Plan,
-    needed: Table,
-    kept: Table,
-    place: Table,
-    image: int,
-    panels: int,
-    first: int,
-    count: int,
-    along_batch: bool,
-    zeros: int,
+    plan: Plan, needed: Table, kept: Table, slots: Table, image: int, panels: int, share: Share
 ) -> None:
-    """Makes sure that the ``needed`` rows of the image are in slots, and says in which (``place``).
+    """Makes sure that the rows ``needed[tap]`` have panels.
 
-    ``kept[slot]`` is the row in a slot. A row that is not needed makes room, the oldest first.
+    Args:
+        plan: the problem.
+        needed: rows of the image, or ``OUTSIDE``.
+        kept: the row in each slot; changed.
+        slots: the slot of each needed row; written.
+        image: its address.
+        panels: the address of the slots.
+        share: which images.
     """
-    row_bytes = row_size(plan, count, along_batch)
     for tap in range(len(needed)):
-        place[tap] = -1
-        for slot in range(len(kept)):
-            if needed[tap] >= 0 and kept[slot] == needed[tap]:
-                place[tap] = slot
+        slots[tap] = _find(kept, needed[tap]) if needed[tap] != OUTSIDE else OUTSIDE
     for tap in range(len(needed)):
-        if needed[tap] < 0 or place[tap] >= 0:
+        if needed[tap] == OUTSIDE or slots[tap] != OUTSIDE:
             continue
-        victim = -1
+        oldest = -1
         for slot in range(len(kept)):
-            free = True
-            for other in range(len(needed)):
-                if needed[other] >= 0 and kept[slot] == needed[other]:
-                    free = False
-            if free and (victim < 0 or kept[slot] < kept[victim]):
-                victim = slot
-        kept[victim] = needed[tap]
-        place[tap] = victim
-        target = panels + victim * row_bytes
-        if along_batch:
-            load_pairs(plan, image, needed[tap], target, first, count, zeros)
-        else:
-            load_row(plan, image, needed[tap], target, first, count)
+            free = kept[slot] == OUTSIDE or _find(needed, kept[slot]) == OUTSIDE
+            if free and (oldest < 0 or kept[slot] < kept[oldest]):
+                oldest = slot
+        kept[oldest], slots[tap] = needed[tap], oldest
+        _load_row(plan, image, needed[tap], panels + oldest * row_bytes(plan, share.images), share)
 
 
 @compiled
-def panel_size(plan: Plan, count: int, along_batch: bool) -> int:
-    """Bytes from one panel to the next; never a multiple of a page, for the cache's sake."""
-    if along_batch:
-        return (count + 1) // 2 * plan.source_channels * 4 + 64
-    return count * plan.words * 4 + 64
+def _find(rows: Table, row: int) -> int:
+    for index in range(len(rows)):
+        if rows[index] == row:
+            return index
+    return OUTSIDE
 
 
 @compiled
-def row_size(plan: Plan, count: int, along_batch: bool) -> int:
-    """Bytes of the panels of a row."""
-    return plan.source_width * panel_size(plan, count, along_batch)
-
-
-@compiled
-def load_row(plan: Plan, image: int, row: int, panels: int, first: int, count: int) -> None:
-    """Copies a row of ``count`` images into panels (W, N, C)."""
-    size = panel_size(plan, count, False)
+def _load_row(plan: Plan, image: int, row: int, panels: int, share: Share) -> None:
+    """Copies a row (N, W, C) into panels: (W, N, C), or (W, N / 2, C, 2) of pairs of images."""
     pixel = plan.source_channels * plan.itemsize
     whole = plan.source_height * plan.source_width * pixel
-    for n in range(count):
-        source = image + (first + n) * whole + row * plan.source_width * pixel
-        target = panels + n * plan.words * 4
+    channels = plan.source_channels
+    apart = panel_bytes(plan, share.images)
+    by_twos = plan.pairs and plan.along_batch
+    for n in range(0, share.images, 2 if by_twos else 1):
+        source = image + (share.first_image + n) * whole + row * plan.source_width * pixel
+        target = panels + (n // 2 * channels * 4 if by_twos else n * plan.words * 4)
         for _ in range(plan.source_width):
-            if plan.itemsize == 2 and not plan.pairs:
-                widen(target, source, plan.source_channels)
-            else:
-                copy(target, source, pixel // 2)
+            load(plan, target, source, whole if n + 1 < share.images else 0, channels)
             source += pixel
-            target += size
+            target += apart
 
 
 @compiled
-def load_pairs(
-    plan: Plan, image: int, row: int, panels: int, first: int, count: int, zeros: int
-) -> None:
-    """Copies a row of ``count`` bfloat16 images into panels of pairs of images (W, N / 2, C, 2)."""
-    size = panel_size(plan, count, True)
-    pixel = plan.source_channels * plan.itemsize
-    whole = plan.source_height * plan.source_width * pixel
-    for n in range(0, count, 2):
-        low = image + (first + n) * whole + row * plan.source_width * pixel
-        target = panels + n // 2 * plan.source_channels * 4
-        for column in range(plan.source_width):
-            high = low + whole if n + 1 < count else zeros
-            interleave(target, low, high, plan.source_channels)
-            low += pixel
-            target += size
+def load(plan: Plan, target: int, source: int, next_image: int, channels: int) -> None:
+    """Copies the channels of one pixel as the micro-kernel takes them.
+
+    With pairs of images, ``next_image`` is the distance to the other one, 0 if there is none.
+    """
+    if plan.itemsize == 4:
+        copy(target, source, 2 * channels)
+    elif not plan.pairs:
+        widen(target, source, channels)
+    elif not plan.along_batch:
+        copy(target, source, channels)
+    elif next_image:
+        interleave(target, source, source + next_image, channels)
+    else:
+        interleave_zeros(target, source, channels)

@@ -1,38 +1,30 @@
-"""Forward and backward of low-rank local convolution, from tensors to the compiled routines."""
+"""Forward and backward, from tensors to the compiled routines."""
 
+from itertools import pairwise
 from math import prod
 
 import torch
 from torch import Tensor
 
 from convprior.local.engine import threads
-from convprior.local.engine.kernel_gradients import sum_kernel_gradients
+from convprior.local.engine.kernel_gradients import gradient_buffers, sum_kernel_gradients
 from convprior.local.engine.microkernel import HAS_PAIRS
-from convprior.local.engine.plan import Plan, Table, input_table, output_table, slots_for
-from convprior.local.engine.sums import sum_over_taps
+from convprior.local.engine.plan import Plan, Share, Table, input_table, output_table
+from convprior.local.engine.sums import sum_buffers, sum_over_taps
 from convprior.local.engine.tiling import Tiling
 from convprior.local.geometry import Geometry
 
-POSITIONS = 4  # positions that share a pass over the bases
-IMAGES = 160  # at a time: their panels of a few positions fit into a second-level cache
+_IMAGES = 160  # at once: enough to hide mixing, few enough for the panels to stay in the cache
 
 
 def forward(x: Tensor, bases: Tensor, weights: Tensor, geometry: Geometry) -> Tensor:
-    """``y[n, :, p] = sum_k w_k(p) (x conv B_k)[n, :, p]``, channels last."""
-    kernels = bases.detach().permute(0, 3, 4, 2, 1).flatten(1, 2)
-    rows, columns = (input_table(*axis) for axis in _axes(geometry))
-    tiling = Tiling(prod(geometry.kernel_size), bases.shape[2], bases.shape[1], _pairs(x))
-    return _sum(x, geometry.output_size, kernels, weights, tiling, geometry, rows, columns, False)
+    """The output, channels last."""
+    return _sum_over_taps(x, bases, weights, geometry, transposed=False)
 
 
 def backward_input(bases: Tensor, weights: Tensor, grad_y: Tensor, geometry: Geometry) -> Tensor:
-    """The gradient of ``x``, channels last: each input gathers from the outputs that read it."""
-    kernels = bases.detach().permute(0, 3, 4, 1, 2).flatten(1, 2)
-    rows, columns = (output_table(*axis) for axis in _axes(geometry))
-    tiling = Tiling(prod(geometry.kernel_size), bases.shape[1], bases.shape[2], _pairs(grad_y))
-    return _sum(
-        grad_y, geometry.input_size, kernels, weights, tiling, geometry, rows, columns, True
-    )
+    """The gradient of ``x``, channels last: an input gathers from the outputs that read it."""
+    return _sum_over_taps(grad_y, bases, weights, geometry, transposed=True)
 
 
 def backward_kernels(
@@ -40,100 +32,74 @@ def backward_kernels(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of ``bases`` and ``weights``."""
     x, grad_y = _channels_last(x), _channels_last(grad_y)
-    rank, target, source = bases.shape[:3]
-    tiling = Tiling(prod(geometry.kernel_size), source, target, pairs=False)
-    kernels = tiling.lay_out(bases.detach().permute(0, 3, 4, 2, 1).flatten(1, 2))
-    table = _position_weights(weights, geometry)
-    rows, columns = (input_table(*axis) for axis in _axes(geometry))
-    ranges = threads.parts(geometry.output_size[0])
-    gradients = torch.zeros(len(ranges), *kernels.shape)
-    table_gradient = torch.zeros_like(table)
+    rank, outputs, inputs = bases.shape[:3]
+    tiling = Tiling(prod(geometry.kernel_size), inputs, outputs, pairs=False)
+    laid_out = tiling.lay_out(bases.detach().permute(0, 3, 4, 2, 1).flatten(1, 2))
+    table = _by_position(weights, geometry)
+    rows, columns = _tables(geometry, transposed=False)
+    sizes = (geometry.input_size, geometry.output_size, geometry.kernel_size)
     plan = Plan.of(
-        tiling,
-        geometry.input_size,
-        geometry.output_size,
-        geometry.kernel_size,
-        rank,
-        x.element_size(),
-        slots_for(rows),
-        POSITIONS,
-        pairs=_pairs(x),
+        tiling, sizes, rank, rows, x.element_size(), pairs=_has_pairs(x), along_batch=True
     )
-    zeros = torch.zeros(max(source, target), dtype=x.dtype)
+    parts = threads.parts(geometry.output_size[0])
+    bases_gradients = torch.zeros(len(parts), *laid_out.shape)
+    table_gradient = torch.zeros_like(table)
 
-    def work(index: int, first: int, last: int) -> None:
-        for first_image, images in _batches(len(x)):
-            steps = (images + 1) // 2 * 2
-            scratch = _scratch(
-                plan.slots * plan.source_width * (steps * source * 4 + 64),
-                POSITIONS * (steps * plan.vectors * 64 + 64),
-                POSITIONS * (plan.unit_rows * 256 + 128),
-            )
+    def work(part: int, first: int, last: int) -> None:
+        for share in _shares(len(x), first, last):
+            scratch = torch.zeros(gradient_buffers(plan, share.images).total, dtype=torch.uint8)
             sum_kernel_gradients(
                 plan,
                 x.data_ptr(),
                 grad_y.data_ptr(),
-                kernels.data_ptr(),
+                laid_out.data_ptr(),
+                bases_gradients[part].data_ptr(),
                 table.numpy(),
-                gradients[index].data_ptr(),
                 table_gradient.numpy(),
                 rows,
                 columns,
                 scratch.data_ptr(),
-                zeros.data_ptr(),
-                first_image,
-                images,
-                first,
-                last,
+                share,
             )
 
-    threads.run(work, ranges)
-    summed = tiling.take_back(gradients.sum(0)).unflatten(1, geometry.kernel_size)
+    threads.run(work, parts)
+    gradient = tiling.take_back(bases_gradients.sum(0))
+    gradient = gradient.reshape(rank, *geometry.kernel_size, inputs, outputs)
     table_gradient = table_gradient.t().reshape(rank, *geometry.output_size)
     return (
-        summed.permute(0, 4, 3, 1, 2).to(bases.dtype),
+        gradient.permute(0, 4, 3, 1, 2).to(bases.dtype),
         table_gradient.sum_to_size(weights.shape).to(weights.dtype),
     )
 
 
-def _sum(
-    x: Tensor,
-    size: tuple[int, int],
-    kernels: Tensor,
-    weights: Tensor,
-    tiling: Tiling,
-    geometry: Geometry,
-    rows: Table,
-    columns: Table,
-    by_source: bool,
+def _sum_over_taps(
+    x: Tensor, bases: Tensor, weights: Tensor, geometry: Geometry, transposed: bool
 ) -> Tensor:
-    """The sum over taps of ``x`` at every position of ``size``."""
+    """The convolution, or the transposed one that is its derivative in the input."""
     x = _channels_last(x)
-    result = torch.empty(
-        len(x), tiling.target, *size, dtype=x.dtype, memory_format=torch.channels_last
-    )
+    axes = (0, 3, 4, 1, 2) if transposed else (0, 3, 4, 2, 1)
+    kernels = bases.detach().permute(axes).flatten(1, 2)
+    rank, taps, source, target = kernels.shape
+    tiling = Tiling(taps, source, target, _has_pairs(x))
     laid_out = tiling.lay_out(kernels)
-    table = _position_weights(weights, geometry)
+    table = _by_position(weights, geometry)
+    rows, columns = _tables(geometry, transposed)
+    ends = (geometry.output_size, geometry.input_size)
+    size = ends[transposed]
     plan = Plan.of(
         tiling,
-        (x.shape[2], x.shape[3]),
-        size,
-        geometry.kernel_size,
-        len(kernels),
+        (ends[not transposed], size, geometry.kernel_size),
+        rank,
+        rows,
         x.element_size(),
-        slots_for(rows),
-        POSITIONS,
         pairs=tiling.pairs,
-        by_source=by_source,
+        by_source=transposed,
     )
+    result = torch.empty(len(x), target, *size, dtype=x.dtype, memory_format=torch.channels_last)
 
-    def work(index: int, first: int, last: int) -> None:
-        for first_image, images in _batches(len(x)):
-            scratch = _scratch(
-                plan.slots * plan.source_width * (images * plan.words * 4 + 64),
-                POSITIONS * (images * plan.vectors * 64 + 64),
-                POSITIONS * (plan.unit_rows * 256 + 128),
-            )
+    def work(_part: int, first: int, last: int) -> None:
+        for share in _shares(len(x), first, last):
+            scratch = torch.zeros(sum_buffers(plan, share.images).total, dtype=torch.uint8)
             sum_over_taps(
                 plan,
                 x.data_ptr(),
@@ -143,20 +109,18 @@ def _sum(
                 rows,
                 columns,
                 scratch.data_ptr(),
-                first_image,
-                images,
-                first,
-                last,
+                share,
             )
 
     threads.run(work, threads.parts(size[0]))
     return result
 
 
-def _axes(geometry: Geometry) -> list[tuple[int, int, int, int, int, int]]:
-    """(inputs, outputs, taps, stride, padding before, dilation) of rows and of columns."""
-    return [
-        (
+def _tables(geometry: Geometry, transposed: bool) -> tuple[Table, Table]:
+    """Which source each target reads, along rows and along columns."""
+    make = output_table if transposed else input_table
+    rows, columns = (
+        make(
             geometry.input_size[axis],
             geometry.output_size[axis],
             geometry.kernel_size[axis],
@@ -165,10 +129,11 @@ def _axes(geometry: Geometry) -> list[tuple[int, int, int, int, int, int]]:
             geometry.dilation[axis],
         )
         for axis in (0, 1)
-    ]
+    )
+    return rows, columns
 
 
-def _pairs(x: Tensor) -> bool:
+def _has_pairs(x: Tensor) -> bool:
     return x.dtype == torch.bfloat16 and HAS_PAIRS
 
 
@@ -176,18 +141,14 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.detach().contiguous(memory_format=torch.channels_last)
 
 
-def _position_weights(weights: Tensor, geometry: Geometry) -> Tensor:
-    """(K, H', W'), or broadcast to it, as (positions, K) in float32."""
+def _by_position(weights: Tensor, geometry: Geometry) -> Tensor:
+    """(K, H', W'), or what broadcasts to it, as (positions, K) in float32."""
     weights = weights.detach().float().expand(-1, *geometry.output_size)
     return weights.flatten(1).t().contiguous()
 
 
-def _batches(images: int) -> list[tuple[int, int]]:
-    """(first, count) of nearly equal parts of the batch."""
-    count = -(-images // IMAGES)
-    bounds = [images * part // count for part in range(count + 1)]
-    return [(a, b - a) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
-
-
-def _scratch(*sizes: int) -> Tensor:
-    return torch.zeros(sum(sizes), dtype=torch.uint8)
+def _shares(images: int, first_row: int, last_row: int) -> list[Share]:
+    """Some rows of all images, in parts of nearly as many images."""
+    parts = -(-images // _IMAGES)
+    bounds = [images * part // parts for part in range(parts + 1)]
+    return [Share(first, last - first, first_row, last_row) for first, last in pairwise(bounds)]

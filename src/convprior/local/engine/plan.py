@@ -1,21 +1,25 @@
-"""What a compiled routine must know of a problem: plain integers and tables of positions."""
+"""What a compiled routine must know of a problem: integers, and tables of positions."""
 
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from convprior.local.engine.compiling import compiled
+from convprior.local.engine.microkernel import product
 from convprior.local.engine.tiling import Tiling
 
 Table = NDArray[np.int64]
 OUTSIDE = -1
+POSITIONS = 8  # neighbors that share a pass over the bases; a multiple of four
 
 
 class Plan(NamedTuple):
-    """Sizes of a sum over taps: of every target position, over the panels of source positions.
+    """A sum over taps: for every target position, over the panels of the sources that it reads.
 
-    Forward, targets are outputs and sources inputs; for the input's gradient it is the other way
-    around, and ``by_source`` says that the kernels belong to the sources.
+    Forward, targets are outputs and sources are inputs. For the input's gradient it is the other
+    way around, and the kernels belong to the sources (``by_source``). For the kernels' gradient the
+    sum runs over the batch, so pairs are of images (``along_batch``). ``product`` is an address.
     """
 
     source_height: int
@@ -27,9 +31,12 @@ class Plan(NamedTuple):
     kernel_height: int
     kernel_width: int
     rank: int
-    by_source: int
+    slots: int
     itemsize: int
-    pairs: int
+    pairs: bool
+    product: int
+    along_batch: bool
+    by_source: bool
     words: int
     rows: int
     vectors: int
@@ -39,34 +46,34 @@ class Plan(NamedTuple):
     group: int
     units: int
     unit_rows: int
-    slots: int
-    positions: int
 
     @classmethod
     def of(
         cls,
         tiling: Tiling,
-        source_size: tuple[int, int],
-        target_size: tuple[int, int],
-        kernel_size: tuple[int, int],
+        sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
         rank: int,
+        rows: Table,
         itemsize: int,
-        slots: int,
-        positions: int,
         pairs: bool,
+        along_batch: bool = False,
         by_source: bool = False,
     ) -> "Plan":
-        """A plan from the parts it repeats."""
+        """A plan from the sizes of source, target and kernel, and the table of rows."""
+        source, target, kernel = sizes
         return cls(
-            *source_size,
+            *source,
             tiling.source,
-            *target_size,
+            *target,
             tiling.target,
-            *kernel_size,
+            *kernel,
             rank,
-            int(by_source),
+            _slots(rows),
             itemsize,
-            int(pairs),
+            pairs,
+            product(pairs).address,
+            along_batch,
+            by_source,
             tiling.words,
             tiling.rows,
             tiling.vectors,
@@ -76,9 +83,43 @@ class Plan(NamedTuple):
             tiling.group,
             tiling.units,
             tiling.unit_rows,
-            slots,
-            positions,
         )
+
+
+class Share(NamedTuple):
+    """A thread's part of the work: some rows of targets, for some images."""
+
+    first_image: int
+    images: int
+    first_row: int
+    last_row: int
+
+
+class Unit(NamedTuple):
+    """Rows of a kernel: whole taps, or ``length`` rows of one from ``word`` on."""
+
+    tap: int
+    last_tap: int
+    word: int
+    length: int
+
+
+@compiled
+def unit_of(plan: Plan, index: int) -> Unit:
+    """The taps and rows of a unit."""
+    if plan.blocks > 1:
+        tap, part = index // plan.blocks, index % plan.blocks
+        word = part * plan.length
+        return Unit(tap, tap + 1, word, min(plan.length, plan.words - word))
+    tap, taps = index * plan.group, plan.kernel_height * plan.kernel_width
+    return Unit(tap, min(tap + plan.group, taps), 0, plan.words)
+
+
+@compiled
+def panel_of(plan: Plan, panel: int) -> tuple[int, int]:
+    """A panel's first vector and how many, as ``Tiling.widths``."""
+    least, wider = plan.vectors // plan.panels, plan.vectors % plan.panels
+    return panel * least + min(panel, wider), least + (panel < wider)
 
 
 def input_table(inputs: int, outputs: int, taps: int, stride: int, pad: int, step: int) -> Table:
@@ -89,13 +130,14 @@ def input_table(inputs: int, outputs: int, taps: int, stride: int, pad: int, ste
 
 def output_table(inputs: int, outputs: int, taps: int, stride: int, pad: int, step: int) -> Table:
     """(inputs, taps): the output whose tap reads an input, or ``OUTSIDE``."""
-    place, remainder = np.divmod(np.arange(inputs)[:, None] + pad - np.arange(taps) * step, stride)
+    ahead = np.arange(inputs)[:, None] + pad - np.arange(taps) * step
+    place, remainder = np.divmod(ahead, stride)
     valid = (remainder == 0) & (place >= 0) & (place < outputs)
     return np.where(valid, place, OUTSIDE).astype(np.int64)
 
 
-def slots_for(rows: Table) -> int:
-    """Rows of panels to keep, so that few are loaded twice: the reach of a target, within reason."""
+def _slots(rows: Table) -> int:
+    """Rows of panels to keep so that each is loaded once, or, with much dilation, some again."""
     beyond = np.iinfo(np.int64).max
     lowest = np.where(rows == OUTSIDE, beyond, rows).min(axis=1)
     reach = np.where(lowest == beyond, 1, rows.max(axis=1) - lowest + 1)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 
 import torch
 
@@ -21,7 +22,7 @@ def parts(rows: int) -> list[tuple[int, int]]:
     """Consecutive ranges of rows, one a thread, of nearly equal length."""
     count = max(1, min(rows, torch.get_num_threads()))
     bounds = [rows * part // count for part in range(count + 1)]
-    return list(zip(bounds[:-1], bounds[1:], strict=True))
+    return list(pairwise(bounds))
 
 
 def run(work: Callable[[int, int, int], None], ranges: list[tuple[int, int]]) -> None:

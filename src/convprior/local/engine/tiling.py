@@ -1,8 +1,8 @@
 """How kernels lie in memory for the micro-kernel.
 
 A kernel is a matrix with one row for each (tap, source channel) and one column for each target
-channel. It is cut into *panels* of up to four vectors of columns, each contiguous, and the rows of a
-panel into *units* that fit into half of a first-level cache.
+channel. It is cut into *panels* of up to four vectors of columns, each contiguous, and the rows of
+a panel into *units* that fit into half of a first-level cache.
 """
 
 from dataclasses import dataclass
@@ -90,13 +90,16 @@ class Tiling:
         deep = 2 if self.pairs else 1
         padding = (0, self.vectors * LANES - self.target, 0, self.words * deep - self.source)
         kernels = torch.nn.functional.pad(kernels, padding)
-        kernels = kernels.reshape(len(kernels), self.rows, deep, -1).transpose(2, 3)
-        panels = kernels.split([LANES * width for width in self.widths], dim=2)
-        return torch.cat([panel.flatten(1) for panel in panels], dim=1)
+        kernels = kernels.reshape(len(kernels), self.rows, deep, -1)
+        panels = kernels.split_with_sizes([LANES * width for width in self.widths], dim=3)
+        return torch.cat([panel.transpose(2, 3).flatten(1) for panel in panels], dim=1)
 
     def take_back(self, laid_out: Tensor) -> Tensor:
         """The inverse of ``lay_out``, for a layout without pairs."""
         sizes = [self.rows * LANES * width for width in self.widths]
-        panels = [panel.view(len(panel), self.rows, -1) for panel in laid_out.split(sizes, dim=1)]
+        panels = [
+            panel.view(len(panel), self.rows, -1)
+            for panel in laid_out.split_with_sizes(sizes, dim=1)
+        ]
         kernels = torch.cat(panels, dim=2)[..., : self.target]
         return kernels.reshape(len(kernels), self.taps, self.source, self.target)

@@ -1,17 +1,19 @@
 """Straight-line vector code for Numba: a thin layer over LLVM's instruction builder.
 
-Numba compiles scalar Python; whether it vectorizes a loop, and keeps its sums in registers, is up to
-an optimizer. A matrix kernel cannot leave that to chance, so the innermost loops are written here as
+Numba compiles scalar Python; whether it vectorizes a loop, and keeps its sums in registers, is up
+to an optimizer. A matrix kernel cannot leave that to chance, so the innermost loops are written as
 LLVM instructions on vectors of sixteen floats: one register with AVX-512, two with AVX2, four with
-NEON.
+NEON. ``code.fma(a, b, c)`` computes nothing; it writes the instruction that will.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import Parameter, Signature, signature
 from typing import Any
 
 from llvmlite import ir
 from numba.core import types
+from numba.extending import intrinsic
 
 LANES = 16
 BYTES = 4 * LANES
@@ -27,6 +29,7 @@ WORDS = ir.VectorType(WORD, LANES)
 HALF = ir.IntType(16)
 HALVES = ir.VectorType(HALF, LANES)
 POINTER = ir.PointerType()
+ZEROS = ir.Constant(FLOATS, None)
 
 
 class _BFloat(ir.Type):  # type: ignore[misc]
@@ -46,25 +49,32 @@ PAIRS = ir.VectorType(_BFloat(), 2 * LANES)
 
 
 class Code:
-    """Writes the body of one LLVM function; addresses are pointers, sizes and offsets bytes."""
+    """Writes the body of one LLVM function."""
 
     def __init__(self, builder: Any) -> None:
         self.builder = builder
-        self.add, self.multiply = builder.add, builder.mul
 
     def constant(self, value: int) -> Value:
         """An integer."""
         return ir.Constant(INT64, value)
 
-    def at(self, base: Value, offset: Value | int) -> Value:
-        """The address ``base + offset``."""
+    def times(self, value: Value, factor: Value | int) -> Value:
+        """The product of two integers."""
+        factor = self.constant(factor) if isinstance(factor, int) else factor
+        return self.builder.mul(value, factor)
+
+    def at(self, base: Value, offset: Value | int = 0) -> Value:
+        """The address ``base + offset``, in bytes."""
         offset = self.constant(offset) if isinstance(offset, int) else offset
+        base = self.builder.inttoptr(base, POINTER) if base.type == INT64 else base
         return self.builder.gep(base, [offset], source_etype=BYTE)
 
-    def variable(self, kind: Any) -> Value:
-        """A variable, which the optimizer turns into a register."""
+    def variable(self, value: Value) -> Value:
+        """A variable with a first value; the optimizer turns it into a register."""
         with self.builder.goto_entry_block():
-            return self.builder.alloca(kind)
+            place = self.builder.alloca(value.type)
+        self.set(place, value)
+        return place
 
     def get(self, variable: Value, kind: Any = FLOATS) -> Value:
         """The value of a variable."""
@@ -84,9 +94,9 @@ class Code:
 
     def splat(self, scalar: Value, kind: Any = FLOATS) -> Value:
         """The vector whose lanes are all ``scalar``."""
-        first = self.builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, INT64(0))
-        lanes = ir.Constant(ir.VectorType(WORD, LANES), None)
-        return self.builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), lanes)
+        nothing = ir.Constant(kind, ir.Undefined)
+        first = self.builder.insert_element(nothing, scalar, INT64(0))
+        return self.builder.shuffle_vector(first, nothing, ir.Constant(WORDS, None))
 
     def call(self, name: str, result: Any, *arguments: Value) -> Value:
         """Calls an LLVM intrinsic by its full name."""
@@ -114,7 +124,7 @@ class Code:
             vector = self.builder.fadd(low, high)
         return self.builder.extract_element(vector, INT64(0))
 
-    def dot_pairs(self, total: Value, a: Value, b: Value) -> Value:
+    def dot_pairs(self, a: Value, b: Value, total: Value) -> Value:
         """Adds to each float of ``total`` the products of two pairs of bfloat16 (AVX512-BF16)."""
         a, b = self.builder.bitcast(a, PAIRS), self.builder.bitcast(b, PAIRS)
         return self.call("llvm.x86.avx512bf16.dpbf16ps.512", FLOATS, total, a, b)
@@ -126,8 +136,7 @@ class Code:
     @contextmanager
     def loop(self, count: Value) -> Iterator[Value]:
         """Repeats what is inside for 0, 1, ... ``count - 1``; not at all if ``count`` <= 0."""
-        builder = self.builder
-        before = builder.block
+        builder, before = self.builder, self.builder.block
         head, body, after = (builder.append_basic_block(name) for name in ("head", "body", "after"))
         builder.branch(head)
         builder.position_at_end(head)
@@ -141,26 +150,55 @@ class Code:
         builder.position_at_end(after)
 
 
-Emit = Callable[..., None]
+def vector_code(emit: Callable[..., None], **options: bool) -> Callable[..., None]:
+    """A procedure of integers, for compiled code to call, from a function that writes its body.
 
-
-def procedure(name: str, count: int, emit: Emit) -> tuple[Any, Callable[..., Any]]:
-    """The signature and code generator of an intrinsic with ``count`` integer arguments.
-
-    The code goes into a function of its own, once a module, however often it is called.
+    ``emit(code, *arguments, **options)`` writes into an LLVM function of its own, once a module,
+    however often the procedure is called. Arguments are addresses, sizes in bytes, or counts.
     """
+    name = "_".join(["convprior", emit.__name__, *(f"{key}_{options[key]}" for key in options)])
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         function = builder.module.globals.get(name)
         if function is None:
-            kind = ir.FunctionType(ir.VoidType(), [INT64] * count)
+            kind = ir.FunctionType(ir.VoidType(), [INT64] * len(arguments))
             function = ir.Function(builder.module, kind, name)
             function.linkage = "internal"
             function.attributes.add("noinline")
             inner = ir.IRBuilder(function.append_basic_block("entry"))
-            emit(Code(inner), *function.args)
+            emit(Code(inner), *function.args, **options)
             inner.ret_void()
         builder.call(function, arguments)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * count), generate
+    def typed(_typing: Any, *arguments: Any) -> Any:
+        return types.void(*[types.int64] * len(arguments)), generate
+
+    return _intrinsic(typed, [key for key in signature(emit).parameters if key not in options][1:])
+
+
+def indirect(emit: Callable[..., None]) -> Callable[..., None]:
+    """A procedure that calls the one at an address, its first argument; the others as ``emit``'s.
+
+    What is called this way is compiled once, and not again into each of its callers.
+    """
+
+    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        address, *rest = arguments
+        kind = ir.FunctionType(ir.VoidType(), [INT64] * len(rest))
+        builder.call(builder.inttoptr(address, kind.as_pointer()), rest)
+        return context.get_dummy_value()
+
+    def typed(_typing: Any, *arguments: Any) -> Any:
+        return types.void(*[types.int64] * len(arguments)), generate
+
+    names = [key for key, value in signature(emit).parameters.items() if value.kind.value < 2]
+    return _intrinsic(typed, ["address", *names[1:]])
+
+
+def _intrinsic(typed: Any, names: list[str]) -> Callable[..., None]:
+    """Numba asks a function for the names of its arguments."""
+    parameters = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("typing", *names)]
+    typed.__signature__ = Signature(parameters)
+    procedure: Callable[..., None] = intrinsic(typed)
+    return procedure

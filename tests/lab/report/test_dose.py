@@ -15,12 +15,12 @@ from convprior.lab.report.dose import (
     DosePanel,
     dose_panels,
     draw_dose,
-    line_colors,
+    line_looks,
     spread,
 )
 from convprior.lab.report.drawing import short_names
 from convprior.lab.study.comparison import Summary
-from convprior.lab.study.curve import Curve
+from convprior.lab.study.curve import Curve, Place
 from convprior.lab.study.statistics import summarize
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -70,7 +70,7 @@ def texts(svg: str) -> list[str]:
 
 
 def draw(panel: DosePanel, curve: Curve, width: int = WIDE) -> str:
-    svg = draw_dose(panel, curve, line_colors([panel]), width)
+    svg = draw_dose(panel, curve, line_looks([panel]), width)
     assert "id=" not in svg  # several charts share a page
     assert float(ET.fromstring(svg).attrib["width"]) <= width + 8
     return svg
@@ -79,7 +79,7 @@ def draw(panel: DosePanel, curve: Curve, width: int = WIDE) -> str:
 def test_every_finished_arm_is_drawn_once(make_study):
     outcome = make_study(DOCUMENT)
     (panel,) = dose_panels(outcome.study, summarize(outcome.rows))
-    assert {(line, x) for line, x, _ in panel.points} == {
+    assert {(place.color, place.x) for place, _ in panel.points} == {
         *((f"family {f}", x) for f in ("matern32", "exponential") for x in LENGTHS),
         ("family matern32", "by law"),
     }
@@ -97,7 +97,7 @@ def test_what_did_not_finish_is_left_out(make_study):
     failed |= {("matern32 1", split, 0): ("crashed", "oh") for split in range(2)}
     outcome = make_study(DOCUMENT, failures=failed)
     (panel,) = dose_panels(outcome.study, summarize(outcome.rows))
-    assert ("family matern32", 4.0) not in [point[:2] for point in panel.points]
+    assert ("family matern32", 4.0) not in [(place.color, place.x) for place, _ in panel.points]
     assert [one.arm for one in panel.references] == ["plain"]
     assert marks(draw(panel, outcome.study.curve), "symbol") == 8  # one of them without interval
 
@@ -126,7 +126,7 @@ def test_a_data_key_runs_along_the_axis_and_arms_are_lines(make_study):
     outcome = make_study(document)
     (panel,) = dose_panels(outcome.study, summarize(outcome.rows))
     assert len(panel.points) == 6
-    assert list(line_colors([panel])) == ["plain", "law"]
+    assert list(line_looks([panel]).colors) == ["plain", "law"]
     page = write_study_report(outcome.folder).path.read_text()
     assert "Accuracy against data.per_class" in page
 
@@ -156,13 +156,31 @@ def test_the_page_shows_the_curve_or_nothing(make_study):
     ids=str,
 )
 def test_numbers_words_and_both(xs, width):
-    points = [("l", x, summary(f"a{i}", 70 + i, None)) for i, x in enumerate(xs)]
+    points = [
+        (Place("d", "m", "l", "", x), summary(f"a{i}", 70 + i, None)) for i, x in enumerate(xs)
+    ]
     panel = DosePanel("d", "m", points, [summary(HOSTILE, 70), summary("other", 70)])
     svg = draw(panel, Curve("k"), width)
     assert "<img" not in svg
     assert marks(svg, "symbol") == len(xs)
     words = short_names([x for x in xs if isinstance(x, str)])
     assert {*words.values(), *short_names([HOSTILE]).values()} <= set(texts(svg))
+
+
+def test_lines_of_one_color_are_told_apart_by_style():
+    points = [
+        (Place("d", "m", color, style, x), summary(f"{color} {style} {x}", 70 + x))
+        for color in ("a", "b")
+        for style in ("", "wide", "shuffled", "fourth")
+        for x in (1, 2)
+    ]
+    panel = DosePanel("d", "m", points, [])
+    looks = line_looks([panel])
+    assert len(set(looks.colors.values())) == 2
+    assert list(looks.styles.values()) == ["solid", "dashed", "dotted", "solid"]
+    svg = draw(panel, Curve("k"))
+    assert svg.count('stroke-dasharray="7,4"') == svg.count('stroke-dasharray="2,4"') == 2
+    assert marks(svg, "line") == 8
 
 
 @given(

@@ -38,7 +38,7 @@ DOCUMENT = {
 def places(document):
     study = parse_study(document)
     found = ((slot, find_place(study, slot)) for slot in study.slots())
-    return {slot.arm: (place.line, place.x) for slot, place in found if place}
+    return {slot.arm: (place.color, place.x) for slot, place in found if place}
 
 
 def test_an_arm_lies_where_its_recipe_says():
@@ -53,13 +53,19 @@ def test_an_arm_lies_where_its_recipe_says():
 def test_without_a_group_there_is_one_line():
     document = copy.deepcopy(DOCUMENT)
     del document["arms"]["long smooth"], document["curve"]["group"]
-    assert {line for line, _ in places(document).values()} == {""}
-    document["curve"]["group"] = ["prior.law", "prior.family"]
-    assert places(document)["short"][0] == "law correlated, family matern32"
-    document["curve"]["group"] = ["prior.control", "prior.family"]
-    assert places(document)["short"][0] == "family matern32"
-    document["curve"]["group"] = "prior.control"
-    assert places(document)["short"][0] == "control none"
+    assert {color for color, _ in places(document).values()} == {""}
+
+
+def test_the_first_key_is_the_color_and_the_others_the_style():
+    document = copy.deepcopy(DOCUMENT)
+    document["curve"]["group"] = ["prior.law", "prior.family", "prior.control"]
+    study = parse_study(document)
+    place = find_place(study, next(slot for slot in study.slots() if slot.arm == "short"))
+    assert (place.color, place.style) == ("law correlated", "family matern32")
+    document["curve"]["group"] = ["prior.family", "prior.control"]
+    study = parse_study(document)
+    place = find_place(study, next(slot for slot in study.slots() if slot.arm == "short"))
+    assert (place.color, place.style) == ("family matern32", "")
 
 
 def test_a_key_that_the_data_set_gives_a_line_to_each_arm():
@@ -73,7 +79,7 @@ def test_a_key_that_the_data_set_gives_a_line_to_each_arm():
     study = parse_study(document)
     found = [find_place(study, slot) for slot in study.slots()]
     assert {place.data for place in found} == {"digits"}
-    assert {(place.line, place.x) for place in found} == {
+    assert {(place.color, place.x) for place in found} == {
         (arm, n) for arm in ("plain", "law") for n in (5, 10, 20)
     }
     document["curve"]["references"] = ["plain"]

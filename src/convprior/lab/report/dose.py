@@ -12,7 +12,7 @@ from convprior._drawing import INK, inline
 from convprior._optional import require
 from convprior.lab.report.drawing import render, series_colors, short_names
 from convprior.lab.study.comparison import Summary
-from convprior.lab.study.curve import Curve, find_place
+from convprior.lab.study.curve import Curve, Place, find_place
 from convprior.lab.study.design import Slot, Study
 from convprior.lab.study.tables import printable
 
@@ -25,6 +25,8 @@ _APART = 16
 """Pixels between the names of two level lines."""
 _DODGE = 6
 """Pixels between the points of two lines at one value."""
+_STYLES = {"solid": [1, 0], "dashed": [7, 4], "dotted": [2, 4]}
+"""Dashes of the styles of lines; the points of all but the first are hollow."""
 _DASHES = ([6, 4], [2, 3], [10, 4], [8, 3, 2, 3])
 
 
@@ -34,8 +36,8 @@ class DosePanel:
 
     data: str
     model: str
-    points: list[tuple[str, float | str, Summary]]
-    """(name of the line, place on the axis, accuracy)."""
+    points: list[tuple[Place, Summary]]
+    """Where each arm lies, and its accuracy."""
     references: list[Summary]
 
 
@@ -50,7 +52,7 @@ def dose_panels(study: Study, summaries: Sequence[Summary]) -> list[DosePanel]:
         place = find_place(study, Slot(one.arm, one.data, one.model))
         if place is not None:
             at = panels.setdefault(place[:2], DosePanel(*place[:2], [], []))
-            at.points.append((place.line, place.x, one))
+            at.points.append((place, one))
     for one in summaries:
         panel = panels.get((one.data, one.model))
         if panel and one.arm in study.curve.references and one.mean is not None:
@@ -58,22 +60,34 @@ def dose_panels(study: Study, summaries: Sequence[Summary]) -> list[DosePanel]:
     return list(panels.values())
 
 
-def line_colors(panels: Sequence[DosePanel]) -> dict[str, str]:
-    """A color for each line, the same in every panel."""
-    return series_colors(list(dict.fromkeys(line for panel in panels for line, *_ in panel.points)))
+@dataclass(frozen=True)
+class Looks:
+    """How lines are told apart, alike in every panel."""
+
+    colors: dict[str, str]
+    styles: dict[str, str]
+    """As CSS of a border: ``solid``, ``dashed``, ``dotted``."""
 
 
-def draw_dose(panel: DosePanel, curve: Curve, colors: Mapping[str, str], width: int) -> str:
+def line_looks(panels: Sequence[DosePanel]) -> Looks:
+    """A color for each group of lines, and a style for what else tells them apart."""
+    places = [place for panel in panels for place, _ in panel.points]
+    colors = series_colors(list(dict.fromkeys(place.color for place in places)))
+    styles = dict.fromkeys(place.style for place in places)
+    return Looks(colors, {style: list(_STYLES)[at % 3] for at, style in enumerate(styles)})
+
+
+def draw_dose(panel: DosePanel, curve: Curve, looks: Looks, width: int) -> str:
     """One panel as SVG: means with 95 % intervals, a line each, and the level lines.
 
     Args:
         panel: what to draw.
         curve: the axis.
-        colors: from :func:`line_colors`.
+        looks: from :func:`line_looks`.
         width: in pixels.
     """
     alt = require("altair", "lab")
-    every = [*(one for *_, one in panel.points), *panel.references]
+    every = [*(one for _, one in panel.points), *panel.references]
     low = min(v for one in every for v in (one.mean, one.low) if v is not None)
     high = max(v for one in every for v in (one.mean, one.high) if v is not None)
     room = 0.05 * (high - low) or 0.5
@@ -82,8 +96,10 @@ def draw_dose(panel: DosePanel, curve: Curve, colors: Mapping[str, str], width: 
 
     names = short_names([one.arm for one in panel.references])
     right = max((_LETTER * len(name) + 2 * _GAP for name in names.values()), default=0)
-    words = short_names(list(dict.fromkeys(x for _, x, _ in panel.points if isinstance(x, str))))
-    numbers = sorted({x for _, x, _ in panel.points if not isinstance(x, str)})
+    words = short_names(
+        list(dict.fromkeys(place.x for place, _ in panel.points if isinstance(place.x, str)))
+    )
+    numbers = sorted({place.x for place, _ in panel.points if not isinstance(place.x, str)})
     left = width - _AXIS - right - 2 * _GAP * bool(names)
     least = 34 if numbers else 80
     strip = min(left, sum(max(least, _LETTER * len(word) + 10) for word in words.values()))
@@ -93,10 +109,10 @@ def draw_dose(panel: DosePanel, curve: Curve, colors: Mapping[str, str], width: 
     title = printable(curve.title)
     if numbers:
         x = _number_axis(numbers, curve, title)
-        views.append(_view(panel, x, scale, colors, main, {}, first=True))
+        views.append(_view(panel, x, scale, looks, main, {}, first=True))
     if words:
         x = _word_axis(list(words.values()), None if numbers else title)
-        views.append(_view(panel, x, scale, colors, strip, words, first=not numbers))
+        views.append(_view(panel, x, scale, looks, strip, words, first=not numbers))
     if panel.references:
         views.append(_names(panel.references, names, scale, domain, right))
     return render(alt.hconcat(*views, spacing=_GAP).resolve_scale(y="shared"))
@@ -128,7 +144,7 @@ def _view(
     panel: DosePanel,
     x: Any,
     scale: Any,
-    colors: Mapping[str, str],
+    looks: Looks,
     width: float,
     words: Mapping[str, str],
     *,
@@ -139,34 +155,37 @@ def _view(
     Those that are numbers; or, given ``words`` and what is written for each, the others.
     """
     alt = require("altair", "lab")
-    metric = panel.points[0][2].metric.replace("_", " ")
+    metric = panel.points[0][1].metric.replace("_", " ")
     grid = alt.Axis(grid=True, tickCount=6)
     axis = grid if first else alt.Axis(grid=True, tickCount=6, labels=False)
     y = alt.Y("y:Q", title=f"{metric} in %" if first else None, scale=scale, axis=axis)
     layers = [_level(one, at, y) for at, one in enumerate(panel.references)]
-    lines = list(dict.fromkeys(line for line, *_ in panel.points))
-    for at, line in enumerate(lines):
+    lines = list(dict.fromkeys((place.color, place.style) for place, _ in panel.points))
+    for at, (color, style) in enumerate(lines):
         rows = [
-            {"x": words.get(str(where), where), "y": one.mean, "low": one.low, "high": one.high}
-            for own, where, one in panel.points
-            if own == line and isinstance(where, str) == bool(words)
+            {"x": words.get(str(place.x), place.x), "y": one.mean, "low": one.low, "high": one.high}
+            for place, one in panel.points
+            if (place.color, place.style) == (color, style)
+            and isinstance(place.x, str) == bool(words)
         ]
-        shift = _DODGE * (at - (len(lines) - 1) / 2)
-        layers += _line(rows, x, y, colors[line], shift, joined=not words)
+        look = {"color": looks.colors[color], "xOffset": _DODGE * (at - (len(lines) - 1) / 2)}
+        layers += _line(rows, x, y, look, looks.styles[style], joined=not words)
     return alt.layer(*layers).properties(width=width, height=_HEIGHT)
 
 
 def _line(
-    rows: list[dict[str, Any]], x: Any, y: Any, color: str, shift: float, *, joined: bool
+    rows: list[dict[str, Any]], x: Any, y: Any, look: dict[str, Any], style: str, *, joined: bool
 ) -> list[Any]:
     alt = require("altair", "lab")
-    look = {"aria": False, "color": color, "xOffset": shift}
+    look = {"aria": False, **look}
     chart = alt.Chart(inline(sorted(rows, key=lambda row: row["x"]) if joined else rows))
     bars = alt.Chart(inline([row for row in rows if row["low"] is not None]))
     bar = bars.mark_rule(**look, strokeWidth=2, strokeCap="round", opacity=0.75)
-    line = chart.mark_line(**look, strokeWidth=2, opacity=0.75)
-    dot = chart.mark_circle(**look, size=70, opacity=1)
+    dot = chart.mark_point(
+        **look, shape="circle", filled=style == "solid", size=70, strokeWidth=2, opacity=1
+    )
     marks = [bar.encode(x=x, y=alt.Y("low:Q"), y2="high:Q"), dot.encode(x=x, y=y)]
+    line = chart.mark_line(**look, strokeWidth=2, opacity=0.75, strokeDash=_STYLES[style])
     return [line.encode(x=x, y=y), *marks] if joined else marks
 
 

@@ -9,7 +9,7 @@ from convprior import __version__
 from convprior.lab.report import words
 from convprior.lab.report.charts import accuracies, differences
 from convprior.lab.report.curves import draw_learning_curves, learning_curves
-from convprior.lab.report.dose import NARROW, WIDE, dose_panels, draw_dose, line_colors
+from convprior.lab.report.dose import NARROW, WIDE, dose_panels, draw_dose, line_looks
 from convprior.lab.report.drawing import MOST_COLORS, arm_colors
 from convprior.lab.report.toml import to_toml
 from convprior.lab.report.tuning import draw_tuning
@@ -129,16 +129,16 @@ def content(
 
 
 def dose(outcome: Outcome, summaries: Sequence[Summary]) -> dict[str, Any]:
-    """The study's curve: what its axis is called, a chart a panel, and the color of each line."""
+    """The study's curve: what its axis is called, a chart a panel, and how lines look."""
     curve, panels = outcome.study.curve, dose_panels(outcome.study, summaries)
     if curve is None or not panels:
         return {}
-    colors = line_colors(panels)
+    looks = line_looks(panels)
     width = WIDE if len(panels) == 1 else NARROW
     return {
         "title": curve.title,
-        "charts": [(f"{p.data}, {p.model}", draw_dose(p, curve, colors, width)) for p in panels],
-        "colors": colors,
+        "charts": [(f"{p.data}, {p.model}", draw_dose(p, curve, looks, width)) for p in panels],
+        "looks": looks,
         "referred": any(panel.references for panel in panels),
     }
 

@@ -26,8 +26,8 @@ class Curve:
     """The recipe key along the axis, such as `prior.lengthscale`: arms, or entries of `data` or
     `models`, that set it have their place there."""
     group: tuple[str, ...] = ()
-    """A line for each value of this recipe key, or of these; default: one line, or one an arm where
-    `data` or `models` set `x`."""
+    """A line for each value of this recipe key: its color. Of several the others decide whether it
+    is solid or dashed. Default: one line, or one an arm where `data` or `models` set `x`."""
     references: tuple[str, ...] = ()
     """Arms drawn as level lines to read the curve against."""
     at: dict[str, int | float | str] = field(default_factory=dict)
@@ -50,8 +50,10 @@ class Place(NamedTuple):
     data: str
     """Of the panel: the label of the data set without ``x``; ``model`` likewise."""
     model: str
-    line: str
-    """What the line is called; empty if there is but one."""
+    color: str
+    """What decides the color of its line, in words; empty if there is but one line."""
+    style: str
+    """What decides how the line is drawn; mostly empty."""
     x: float | str
 
 
@@ -65,15 +67,15 @@ def find_place(study: "Study", slot: "Slot") -> Place | None:
     recipe = study.recipe(slot, {}, study.splits[0], study.seeds[0])
     keys = flatten(as_dict(recipe))
     value: Any = curve.at.get(slot.arm, keys[curve.x])
-    # Of several keys those that are unset go without saying.
-    named = [key for key in curve.group if keys[key] is not None] or curve.group[:1]
-    line = ", ".join(f"{key.rpartition('.')[2]} {_text(keys[key])}" for key in named)
+    words = [f"{key.rpartition('.')[2]} {_text(keys[key])}" for key in curve.group]
     own = slot.arm in curve.at or curve.x in study.arm(slot.arm).overrides
-    if not curve.group and not own:
-        line = slot.arm
+    color = words[0] if words else "" if own else slot.arm
+    # What is unset goes without saying.
+    others = zip(curve.group[1:], words[1:], strict=True)
+    style = ", ".join(word for key, word in others if keys[key] is not None)
     panel = (_rest(study.data, slot.data, curve.x), _rest(study.models, slot.model, curve.x))
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return Place(*panel, line, value if is_number else _text(value))
+    return Place(*panel, color, style, value if is_number else _text(value))
 
 
 def curve_problems(study: "Study", arms: Iterable[str]) -> Iterator[str]:

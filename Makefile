@@ -34,7 +34,7 @@ install: .venv/dev      ## the development environment
 	@touch $@
 
 .venv/dev: .venv/lab
-	$(INSTALL) --editable '.[lab,timm]' --group dev
+	$(INSTALL) --editable '.[lab,timm,kernels]' --group dev
 	@touch $@
 
 clean:                  ## remove what was built; studies in runs/ stay

@@ -174,6 +174,8 @@ def test_lines_of_one_color_are_told_apart_by_style():
         for style in ("", "wide", "shuffled", "fourth")
         for x in (1, 2)
     ]
+    # Met at a word alone, which says what it is: no style of its own.
+    points.insert(0, (Place("d", "m", "a", "local", "full"), summary("full", 70)))
     panel = DosePanel("d", "m", points, [])
     looks = line_looks([panel])
     assert len(set(looks.colors.values())) == 2

@@ -70,11 +70,16 @@ class Looks:
 
 
 def line_looks(panels: Sequence[DosePanel]) -> Looks:
-    """A color for each group of lines, and a style for what else tells them apart."""
+    """A color for each group of lines, and a style for what else tells them apart.
+
+    Where there is a word instead of a number it says what is there: a style that is met at words
+    alone is solid.
+    """
     places = [place for panel in panels for place, _ in panel.points]
     colors = series_colors(list(dict.fromkeys(place.color for place in places)))
-    styles = dict.fromkeys(place.style for place in places)
-    return Looks(colors, {style: list(_STYLES)[at % 3] for at, style in enumerate(styles)})
+    drawn = dict.fromkeys(place.style for place in places if not isinstance(place.x, str))
+    styles = {style: list(_STYLES)[at % len(_STYLES)] for at, style in enumerate(drawn)}
+    return Looks(colors, styles)
 
 
 def draw_dose(panel: DosePanel, curve: Curve, looks: Looks, width: int) -> str:
@@ -160,16 +165,16 @@ def _view(
     axis = grid if first else alt.Axis(grid=True, tickCount=6, labels=False)
     y = alt.Y("y:Q", title=f"{metric} in %" if first else None, scale=scale, axis=axis)
     layers = [_level(one, at, y) for at, one in enumerate(panel.references)]
-    lines = list(dict.fromkeys((place.color, place.style) for place, _ in panel.points))
+    own = [(place, one) for place, one in panel.points if isinstance(place.x, str) == bool(words)]
+    lines = list(dict.fromkeys((place.color, place.style) for place, _ in own))
     for at, (color, style) in enumerate(lines):
         rows = [
             {"x": words.get(str(place.x), place.x), "y": one.mean, "low": one.low, "high": one.high}
-            for place, one in panel.points
+            for place, one in own
             if (place.color, place.style) == (color, style)
-            and isinstance(place.x, str) == bool(words)
         ]
         look = {"color": looks.colors[color], "xOffset": _DODGE * (at - (len(lines) - 1) / 2)}
-        layers += _line(rows, x, y, look, looks.styles[style], joined=not words)
+        layers += _line(rows, x, y, look, looks.styles.get(style, "solid"), joined=not words)
     return alt.layer(*layers).properties(width=width, height=_HEIGHT)
 
 

@@ -145,7 +145,9 @@ def test_the_function_and_autocast_compile_without_a_break():
         expected = low_rank_local_conv2d(x, bases, weights, padding="same")
     y = function(x, bases, weights)
     assert y.dtype == torch.bfloat16
-    torch.testing.assert_close(y, expected)
+    # Three products and two sums, which the paths round at different places.
+    unit = torch.finfo(torch.bfloat16).eps
+    assert (y - expected).abs().max() < 3.0 * unit * expected.abs().max()
 
 
 def test_inductor_compiles_a_training_step():

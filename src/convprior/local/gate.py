@@ -8,14 +8,16 @@ Differences: the last convolution starts with zeros, so that a fresh layer is a 
 ``reset_parameters(uniform=False)`` draws it as theirs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from convprior.errors import InputError
 from convprior.local.combining import first_logit
+from convprior.local.paths.choose import needs_plain
 
 _DILATIONS = (1, 2, 4, 8)
 
@@ -93,23 +95,48 @@ class InputGate(nn.Module):
             )
 
     def forward(self, x: Tensor, output_size: tuple[int, int]) -> Tensor:
-        """Maps (N, C, H, W) to logits (N, K, H', W'); in 1-d H = H' = 1."""
-        z = self._conv(x, "reduce")
-        branches = [z, z.mean((2, 3), keepdim=True)]
-        branches += [self._conv(z, f"context{d}", d) for d in self.dilations]
-        h = torch.cat([_resized(branch, output_size) for branch in branches], 1)
-        h = self._conv(h, "merge").relu()
-        return self._conv(self._conv(h, "widen").sigmoid(), "logits")
+        """Maps (N, C, H, W) to logits (N, K, H', W'); in 1-d H = H' = 1.
 
-    def _conv(self, x: Tensor, name: str, dilation: int = 1) -> Tensor:
-        weight, bias = getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")
+        Nothing but ``x`` is kept for the gradient: the steps in between are several times larger
+        and cost next to nothing to compute again.
+        """
+        weights = {name: getattr(self, name) for name in self._parameters}
+        if needs_plain(x) or not torch.is_grad_enabled():
+            return gate_logits(x, weights, self.dilations, output_size)
+        # The tensors go in as arguments: by the time of the gradient, torch.func.functional_call
+        # may have put others in their place.
+        logits: Tensor = checkpoint(
+            gate_logits,
+            *(x, weights, self.dilations, output_size),
+            use_reentrant=False,
+            preserve_rng_state=False,
+        )
+        return logits
+
+
+def gate_logits(
+    x: Tensor,
+    weights: Mapping[str, Tensor],
+    dilations: Sequence[int],
+    output_size: tuple[int, int],
+) -> Tensor:
+    """The function of :class:`InputGate`, of its parameters by name."""
+
+    def conv(x: Tensor, name: str, dilation: int = 1) -> Tensor:
+        weight, bias = weights[f"{name}_weight"], weights[f"{name}_bias"]
         groups = x.shape[1] // weight.shape[1]
         return nn.functional.conv2d(x, weight, bias, dilation=dilation, groups=groups)
+
+    z = conv(x, "reduce")
+    own = _resized(z, output_size)
+    # Added to zeros, so that all branches have one memory format, which cat then keeps.
+    branches = [own, torch.zeros_like(own) + z.mean((2, 3), keepdim=True)]
+    branches += [_resized(conv(z, f"context{d}", d), output_size) for d in dilations]
+    h = conv(torch.cat(branches, 1), "merge").relu()
+    return conv(conv(h, "widen").sigmoid(), "logits")
 
 
 def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(x.shape[2:]) == size:
         return x
-    if tuple(x.shape[2:]) == (1, 1):
-        return x.expand(-1, -1, *size)
     return nn.functional.interpolate(x, size, mode="bilinear", align_corners=True)

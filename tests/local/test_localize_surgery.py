@@ -280,6 +280,21 @@ def test_tied_weights_stay_tied():
     assert net[0].weight is net[1].weight
 
 
+def test_a_layer_that_is_kept_outside_the_modules():
+    """The list would go on to use the convolution."""
+
+    class Listed(nn.Sequential):
+        def forward(self, x):
+            for conv in self.used:
+                x = conv(x)
+            return x
+
+    net = Listed(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3))
+    net.used = [net[0]]
+    with pytest.raises(InputError, match="'0' is also in used, which is no registered module"):
+        localize(net, images(), 2, "0")
+
+
 class Plain(nn.Conv2d):
     pass
 

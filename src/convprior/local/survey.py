@@ -114,7 +114,7 @@ def survey(
             continue
         (size,) = record.input_sizes
         sites.append(Site(layer.name, layer.module, layer.parametrized, layer.aliases, size))
-    alone |= _tied(network, sites)
+    alone |= _tied(network, sites) | _held(network, sites)
     for name in by_name & alone.keys():
         raise InputError(f"{name!r} {alone[name]}")
     sites = [site for site in sites if site.name not in alone]
@@ -259,6 +259,22 @@ def _tied(network: nn.Module, sites: list[Site]) -> dict[str, str]:
         for tensor in site.tensors()
         if id(tensor) in outside
     }
+
+
+def _held(network: nn.Module, sites: list[Site]) -> dict[str, str]:
+    """Sites that a module also keeps as a plain attribute, where no replacement would reach."""
+    names = {id(site.module): site.name for site in sites}
+    found = {}
+    for owner, module in network.named_modules():
+        for key, value in vars(module).items():
+            if key == "_modules":
+                continue
+            values = value.values() if isinstance(value, dict) else value
+            for part in values if isinstance(value, dict | list | tuple | set) else [value]:
+                if id(part) in names:
+                    where = f"{owner}.{key}".removeprefix(".")
+                    found[names[id(part)]] = f"is also in {where}, which is no registered module"
+    return found
 
 
 def _reasons(alone: Mapping[str, str]) -> str:

@@ -163,6 +163,7 @@ def test_numbers_words_and_both(xs, width):
     svg = draw(panel, Curve("k"), width)
     assert "<img" not in svg
     assert marks(svg, "symbol") == len(xs)
+    assert marks(draw(panel, Curve("k", log=True), width), "symbol") == len(xs)
     words = short_names([x for x in xs if isinstance(x, str)])
     assert {*words.values(), *short_names([HOSTILE]).values()} <= set(texts(svg))
 

@@ -127,7 +127,7 @@ def _number_axis(numbers: Sequence[float], curve: Curve, title: str) -> Any:
     alt = require("altair", "lab")
     ends = numbers[0], numbers[-1]
     if curve.log:
-        room = (ends[1] / ends[0]) ** 0.05
+        room = (ends[1] / ends[0]) ** 0.05 if ends[0] < ends[1] else 2.0
         scale = alt.Scale(type="log", domain=[ends[0] / room, ends[1] * room], nice=False)
     else:
         room = 0.05 * (ends[1] - ends[0]) or 1

@@ -20,6 +20,10 @@ class Kernels(Protocol):
     def of(self, tile: Tile) -> Tensor:
         """(R or 1, groups, F / groups, taps)."""
 
+
+class LearnedKernels(Kernels, Protocol):
+    """Kernels that take gradients."""
+
     def add_gradient(self, tile: Tile, grad: Tensor) -> None:
         """Takes the gradient of what ``of`` gave."""
 

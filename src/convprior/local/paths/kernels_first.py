@@ -6,11 +6,18 @@ The authors' order costs K of them. Backward, with P the patches: ``dP = dY W``,
 which goes into dB and dw at once. Nothing larger than a tile is kept but inputs and results.
 """
 
+import torch
 from torch import Tensor
 
 from convprior.local.geometry import Geometry
 from convprior.local.paths.kernels import GivenKernels, MixedKernels
-from convprior.local.paths.products import multiply, multiply_backward, output_like
+from convprior.local.paths.products import (
+    gradient_of_input,
+    gradient_of_kernels,
+    multiply,
+    output_like,
+)
+from convprior.local.paths.turned import TurnedKernels, turned
 
 Needs = tuple[bool, bool, bool]  # gradients wanted: of x, of the bases, of the weights
 Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
@@ -26,9 +33,16 @@ def forward(x: Tensor, bases: Tensor, weights: Tensor, geometry: Geometry) -> Te
 def backward(
     x: Tensor, bases: Tensor, weights: Tensor, grad_y: Tensor, geometry: Geometry, needs: Needs
 ) -> Gradients:
-    """The gradients of ``forward`` that are needed."""
+    """The gradients of ``forward`` that are needed; the weights may be (K, H', 1) as well."""
     kernels = MixedKernels(bases, weights, geometry, needs[1:])
-    grad_x = multiply_backward(x, kernels, grad_y, geometry, (needs[0], any(needs[1:])))
+    grad_x = None
+    if needs[0] and geometry.stride == (1, 1) and geometry.groups == 1:
+        grad_x = torch.empty_like(x)
+        multiply(grad_y, TurnedKernels(bases, weights, geometry), turned(geometry), grad_x)
+    elif needs[0]:
+        grad_x = gradient_of_input(x, kernels, grad_y, geometry)
+    if any(needs[1:]):
+        gradient_of_kernels(x, kernels, grad_y, geometry)
     return (grad_x, *kernels.gradients())
 
 
@@ -44,4 +58,7 @@ def backward_given(
 ) -> tuple[Tensor | None, Tensor | None]:
     """The gradients of ``forward_given`` that are needed."""
     kernels = GivenKernels(weight, geometry, needs[1])
-    return multiply_backward(x, kernels, grad_y, geometry, needs), kernels.gradient
+    grad_x = gradient_of_input(x, kernels, grad_y, geometry) if needs[0] else None
+    if needs[1]:
+        gradient_of_kernels(x, kernels, grad_y, geometry)
+    return grad_x, kernels.gradient

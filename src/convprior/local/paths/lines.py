@@ -8,9 +8,10 @@ from dataclasses import replace
 from torch import Tensor
 
 from convprior.local.geometry import Geometry
+from convprior.local.paths import kernels_first
 from convprior.local.paths.kernels import MixedKernels
 from convprior.local.paths.kernels_first import Gradients, Needs
-from convprior.local.paths.products import multiply, multiply_backward, output_like
+from convprior.local.paths.products import multiply, output_like
 
 
 def forward(x: Tensor, bases: Tensor, weights: Tensor, geometry: Geometry) -> Tensor:
@@ -33,9 +34,7 @@ def backward(
         found = backward(x.mT, bases.mT, weights.mT, grad_y.mT, turned, needs)
         grad_x, grad_bases, grad_weights = (None if grad is None else grad.mT for grad in found)
         return grad_x, grad_bases, grad_weights
-    kernels = MixedKernels(bases, weights, geometry, needs[1:])
-    grad_x = multiply_backward(x, kernels, grad_y, geometry, (needs[0], any(needs[1:])))
-    return (grad_x, *kernels.gradients())
+    return kernels_first.backward(x, bases, weights, grad_y, geometry, needs)
 
 
 def _turned(geometry: Geometry) -> Geometry:

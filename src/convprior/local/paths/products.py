@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from convprior.local.geometry import Geometry
-from convprior.local.paths.kernels import Kernels
+from convprior.local.paths.kernels import Kernels, LearnedKernels
 from convprior.local.paths.tiles import Patches, Tile, tiles
 
 TILE_BYTES = 10 << 20
@@ -28,25 +28,32 @@ def multiply(x: Tensor, kernels: Kernels, geometry: Geometry, y: Tensor) -> None
         part_of(grouped, tile).copy_(product)
 
 
-def multiply_backward(
-    x: Tensor, kernels: Kernels, grad_y: Tensor, geometry: Geometry, needs: tuple[bool, bool]
-) -> Tensor | None:
-    """The gradient of ``x`` if the first of ``needs``; if the second, ``kernels`` takes its own."""
-    grad_x = torch.zeros_like(x) if needs[0] else None
+def gradient_of_kernels(
+    x: Tensor, kernels: LearnedKernels, grad_y: Tensor, geometry: Geometry
+) -> None:
+    """Gives ``kernels`` their gradient."""
+    grouped = torch.unflatten(grad_y, 1, (geometry.groups, -1))
+    columns = tile_columns(x, geometry, grad_y.shape[1], shared=kernels.shared)
+    patches = Patches(x, geometry, columns)
+    arranged = Arrangement(kernels.shared)
+    for tile in tiles(geometry, columns):
+        rows = arranged.rows(patches.read(tile))
+        grad = arranged.rows(part_of(grouped, tile)).contiguous()
+        product = torch.bmm(grad.mT, rows)
+        kernels.add_gradient(tile, torch.unflatten(product, 0, (-1, geometry.groups)))
+
+
+def gradient_of_input(x: Tensor, kernels: Kernels, grad_y: Tensor, geometry: Geometry) -> Tensor:
+    """The gradient of ``x``: adds up those of overlapping patches."""
+    grad_x = torch.zeros_like(x)
     grouped = torch.unflatten(grad_y, 1, (geometry.groups, -1))
     columns = tile_columns(x, geometry, grad_y.shape[1], shared=kernels.shared)
     patches = Patches(x, geometry, columns)
     arranged = Arrangement(kernels.shared)
     for tile in tiles(geometry, columns):
         grad = arranged.rows(part_of(grouped, tile)).contiguous()
-        if needs[1]:
-            rows = arranged.rows(patches.read(tile))
-            product = torch.bmm(grad.mT, rows)
-            kernels.add_gradient(tile, torch.unflatten(product, 0, (-1, geometry.groups)))
-        if grad_x is not None:
-            flat = kernels.of(tile).flatten(0, 1)
-            product = arranged.undo(torch.bmm(grad, flat), x.shape[0], tile.columns)
-            patches.add_to(grad_x, product, tile)
+        product = torch.bmm(grad, kernels.of(tile).flatten(0, 1))
+        patches.add_to(grad_x, arranged.undo(product, x.shape[0], tile.columns), tile)
     return grad_x
 
 

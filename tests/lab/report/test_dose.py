@@ -53,6 +53,15 @@ DOCUMENT: dict[str, Any] = {
     },
 }
 
+FEW = {
+    **DOCUMENT,
+    "splits": [0, 1],
+    "arms": {
+        name: DOCUMENT["arms"][name]
+        for name in ("plain", "wide", "law", "matern32 1", "exponential 1", "exponential 2")
+    },
+}
+
 
 def summary(arm: str, mean: float, half: float | None = 0.5, data: str = "d") -> Summary:
     ends = (None, None) if half is None else (mean - half, mean + half)
@@ -104,7 +113,7 @@ def test_what_did_not_finish_is_left_out(make_study):
 
 def test_a_panel_each_data_set_and_network(make_study):
     models = [{"name": "plain_cnn", "batch_norm": True}, {"name": "resnet18"}]
-    outcome = make_study({**DOCUMENT, "models": models})
+    outcome = make_study({**FEW, "models": models})
     panels = dose_panels(outcome.study, summarize(outcome.rows))
     assert [(panel.data, panel.model) for panel in panels] == [
         ("digits", "plain_cnn"),
@@ -132,14 +141,13 @@ def test_a_data_key_runs_along_the_axis_and_arms_are_lines(make_study):
 
 
 def test_the_page_shows_the_curve_or_nothing(make_study):
-    outcome = make_study(DOCUMENT)
-    page = write_study_report(outcome.folder).path.read_text()
+    page = write_study_report(make_study(FEW).folder).path.read_text()
     assert "<h2>Accuracy against lengthscale in taps</h2>" in page
     assert "family exponential" in page
-    plain = make_study({**DOCUMENT, "name": "none", "curve": None})
-    assert "Accuracy against" not in write_study_report(plain.folder).path.read_text()
-    waiting = make_study({**DOCUMENT, "name": "waiting"}, most=0)
+    waiting = make_study({**FEW, "name": "waiting"}, most=0)
     assert "Accuracy against" not in write_study_report(waiting.folder).path.read_text()
+    plain = make_study({**FEW, "name": "none", "curve": None})
+    assert dose_panels(plain.study, summarize(plain.rows)) == []
 
 
 @pytest.mark.parametrize("width", [WIDE, NARROW])

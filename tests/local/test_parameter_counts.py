@@ -21,7 +21,11 @@ def network(make_layer, where, widths=(64, 64, 64)):
     channels, blocks = 3, []
     for index, width in enumerate(widths, start=1):
         local = index == where
-        make = make_layer if local else (lambda c, f, size: nn.Conv2d(c, f, 3, bias=False))
+        make = (
+            make_layer
+            if local
+            else (lambda c, f, size: nn.Conv2d(c, f, 3, bias=False, device="meta"))
+        )
         layer = make(channels, width, SIZES[index - 1])
         blocks += [layer, nn.BatchNorm2d(width), nn.ReLU()]
         channels = width

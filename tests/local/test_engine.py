@@ -43,7 +43,7 @@ def results(case):
 
 
 def truth(case, magnitudes=False):
-    """Output and gradients in float64; or, of y and x, the sums of the magnitudes of their terms."""
+    """Output and gradients in float64; or, of y and x, the sums of their terms in magnitude."""
     x, bases, weights, grad_y = (tensor.double() for tensor in case[:4])
     kernels = plain.gather_kernels(bases, weights)
     if magnitudes:
@@ -98,6 +98,40 @@ def geometries(draw):
 )
 def test_any_shape(geometry, n, inputs, outputs, rank, dtype, seed):
     check(make(n, inputs, outputs, rank, geometry, dtype, seed))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    geometries(),
+    st.integers(1, 9),
+    st.sampled_from([1, 2, 3, 8, 33, 67, 130]),
+    st.sampled_from([1, 5, 16, 40, 70]),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.booleans(),
+    st.integers(0, 2**20),
+)
+def test_kernels_given_at_each_position(geometry, n, inputs, outputs, dtype, pairs, seed):
+    from convprior.local.engine import passes
+
+    case = make(n, inputs, outputs, 1, geometry, dtype, seed)
+    shape = (*geometry.output_size, outputs, inputs, *geometry.kernel_size)
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    exact = [tensor.double().requires_grad_() for tensor in (case.x, weight)]
+    y = plain.local_plain(*exact, geometry)
+    right = (y.detach(), *torch.autograd.grad(y, exact, case.grad_y.double()))
+    has_pairs = passes.HAS_PAIRS
+    try:
+        passes.HAS_PAIRS = pairs and has_pairs
+        found = (
+            engine.forward_given(case.x, weight, geometry),
+            *engine.backward_given(case.x, weight, case.grad_y, geometry),
+        )
+    finally:
+        passes.HAS_PAIRS = has_pairs
+    half_unit = HALF_UNIT if dtype == torch.bfloat16 else 0  # nothing but results is rounded
+    for a, b in zip(found, right, strict=True):
+        assert a.dtype == dtype
+        assert bool(((a.double() - b).abs() <= 1e-5 * b.abs().max() + half_unit * b.abs()).all())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -199,6 +233,21 @@ def test_needs_and_empty_batches():
     y, *gradients = results(empty)
     assert y.shape == (0, 4, 2, 2)
     assert [float(gradient.abs().sum()) for gradient in gradients] == [0, 0, 0]
+
+
+def test_given_kernels_needs_and_empty_batches():
+    case = make(2, 3, 4, 2, Geometry.of_conv((4, 4), 3))
+    weight = torch.randn(2, 2, 4, 3, 3, 3)
+    given_case = (case.x, weight, case.grad_y, case.geometry)
+    dx, dweight = engine.backward_given(*given_case, needs=(False, True))
+    assert dx is None
+    assert torch.equal(dweight, engine.backward_given(*given_case)[1])
+    assert engine.forward_given(case.x[:0], weight, case.geometry).shape == (0, 4, 2, 2)
+    dx, dweight = engine.backward_given(case.x[:0], weight, case.grad_y[:0], case.geometry)
+    assert dx.shape == (0, 3, 4, 4)
+    assert not dweight.any()
+    assert engine.why_not_given(case.x, weight, case.geometry) is None
+    assert "float64" in engine.why_not_given(case.x.double(), weight.double(), case.geometry)
 
 
 def test_why_not(monkeypatch):

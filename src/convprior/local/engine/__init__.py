@@ -79,3 +79,47 @@ def backward(
     if needs[1] or needs[2]:
         dbases, dweights = passes.backward_kernels(x, bases, weights, grad_y, geometry)
     return dx, dbases if needs[1] else None, dweights if needs[2] else None
+
+
+def why_not_given(x: Tensor, weight: Tensor, geometry: Geometry) -> str | None:
+    """Why this path cannot compute a layer with a kernel given at each position, or None."""
+    return why_not(x, weight[0], weight.new_empty(1, 1, 1), geometry)
+
+
+def forward_given(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """A convolution with a kernel for each position.
+
+    Args:
+        x: (N, C, H, W), any memory format.
+        weight: (H', W', F, C, kh, kw), of the same dtype.
+        geometry: with groups 1.
+
+    Returns:
+        (N, F, H', W'), channels last.
+    """
+    from convprior.local.engine import passes
+
+    if x.numel() == 0:
+        return x.new_zeros(len(x), weight.shape[2], *geometry.output_size)
+    return passes.forward_given(x, weight, geometry)
+
+
+def backward_given(
+    x: Tensor,
+    weight: Tensor,
+    grad_y: Tensor,
+    geometry: Geometry,
+    needs: tuple[bool, bool] = (True, True),
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of ``x`` (channels last) and ``weight`` that are needed."""
+    from convprior.local.engine import passes
+
+    if x.numel() == 0:
+        return (
+            torch.zeros_like(x) if needs[0] else None,
+            torch.zeros_like(weight) if needs[1] else None,
+        )
+    return (
+        passes.backward_input_given(weight, grad_y, geometry) if needs[0] else None,
+        passes.backward_kernels_given(x, weight, grad_y, geometry) if needs[1] else None,
+    )

@@ -35,15 +35,6 @@ class _Piece(NamedTuple):
         """Halves of a row, as words."""
         return self.code.builder.zext(self.code.load(self.address(row, 2), self.half), self.word)
 
-    def constant(self, value: int) -> Value:
-        return ir.Constant(self.word, [value] * LANES if self.word is WORDS else value)
-
-    def up(self, words: Value) -> Value:
-        return self.code.builder.shl(words, self.constant(16))
-
-    def down(self, words: Value) -> Value:
-        return self.code.builder.lshr(words, self.constant(16))
-
 
 def _pieces(code: Code, count: Value) -> Iterator[_Piece]:
     builder = code.builder
@@ -66,14 +57,14 @@ def copy(code: Code, target: Value, source: Value, count: Value) -> None:
 def widen(code: Code, target: Value, source: Value, count: Value) -> None:
     """Copies bfloat16 to float32."""
     for piece in _pieces(code, count):
-        code.store(piece.up(piece.words(source)), piece.address(target, 4))
+        code.store(_up(code, piece.words(source)), piece.address(target, 4))
 
 
 @vector_code
 def interleave(code: Code, target: Value, even: Value, odd: Value, count: Value) -> None:
     """Writes the pairs (even[i], odd[i]) of two rows of bfloat16."""
     for piece in _pieces(code, count):
-        pair = code.builder.or_(piece.words(even), piece.up(piece.words(odd)))
+        pair = code.builder.or_(piece.words(even), _up(code, piece.words(odd)))
         code.store(pair, piece.address(target, 4))
 
 
@@ -86,13 +77,29 @@ def interleave_zeros(code: Code, target: Value, even: Value, count: Value) -> No
 
 @vector_code
 def round_halves(code: Code, target: Value, source: Value, count: Value) -> None:
-    """Copies float32 to bfloat16: the nearest, ties to even; a NaN stays one."""
-    builder = code.builder
+    """Copies float32 to bfloat16."""
     for piece in _pieces(code, count):
-        value = code.load(piece.address(source, 4), piece.real)
-        bits = builder.bitcast(value, piece.word)
-        odd = builder.and_(piece.down(bits), piece.constant(1))
-        nearest = piece.down(builder.add(bits, builder.add(odd, piece.constant(0x7FFF))))
-        quiet = builder.or_(piece.down(bits), piece.constant(0x40))
-        rounded = builder.select(builder.fcmp_unordered("uno", value, value), quiet, nearest)
-        code.store(builder.trunc(rounded, piece.half), piece.address(target, 2))
+        values = code.load(piece.address(source, 4), piece.real)
+        code.store(rounded(code, values), piece.address(target, 2))
+
+
+def rounded(code: Code, values: Value) -> Value:
+    """Floats as the nearest bfloat16, ties to even; a NaN stays one."""
+    builder = code.builder
+    word, half = (WORDS, HALVES) if values.type == FLOATS else (WORD, HALF)
+    bits = builder.bitcast(values, word)
+    high = builder.lshr(bits, _constant(16, word))
+    odd = builder.and_(high, _constant(1, word))
+    nearest = builder.add(bits, builder.add(odd, _constant(0x7FFF, word)))
+    nearest = builder.lshr(nearest, _constant(16, word))
+    quiet = builder.or_(high, _constant(0x40, word))
+    unordered = builder.fcmp_unordered("uno", values, values)
+    return builder.trunc(builder.select(unordered, quiet, nearest), half)
+
+
+def _up(code: Code, words: Value) -> Value:
+    return code.builder.shl(words, _constant(16, words.type))
+
+
+def _constant(value: int, word: Any) -> Value:
+    return ir.Constant(word, [value] * LANES if word == WORDS else value)

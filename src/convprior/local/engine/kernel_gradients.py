@@ -22,16 +22,18 @@ from convprior.local.engine.plan import (
     panel_of,
     unit_of,
 )
-from convprior.local.engine.sums import Buffers
+from convprior.local.engine.sums import Buffers, steps_of_kernel
+from convprior.local.engine.transposing import put_floats, put_halves
+from convprior.local.engine.vectors import BYTES, LANES
 
 
 @compiled
 def gradient_buffers(plan: Plan, images: int) -> Buffers:
     """Panels of sources come first, then the units of some kernels, then panels of targets."""
     kernels = plan.slots * row_bytes(plan, images)
-    kernel_bytes = plan.unit_rows * min(plan.vectors, VECTORS) * 64 + 64
+    kernel_bytes = plan.unit_rows * min(plan.vectors, VECTORS) * BYTES + 64
     targets = kernels + POSITIONS * kernel_bytes
-    target_bytes = steps_of(plan, images) * plan.vectors * 64 + 64
+    target_bytes = steps_of(plan, images) * plan.vectors * BYTES + 64
     return Buffers(kernels, kernel_bytes, targets, target_bytes, targets + POSITIONS * target_bytes)
 
 
@@ -62,7 +64,8 @@ def sum_kernel_gradients(
         source: address of the sources, channels last.
         target_gradient: address of dy, channels last.
         bases: address of the bases, laid out without pairs.
-        bases_gradient: address of their gradient, this thread's own; added to.
+        bases_gradient: address of their gradient, this thread's own; added to. For given kernels,
+            of theirs; written.
         weights: (positions, rank).
         weights_gradient: of the same shape; the share's positions are added to.
         rows: the source row of each target row and row of taps.
@@ -96,13 +99,19 @@ def sum_kernel_gradients(
                         buffers, share.images,
                     )  # fmt: skip
                     start = vector * plan.rows + width * (unit.tap * plan.words + unit.word)
+                    if plan.given:
+                        put_unit(
+                            plan, unit, vector, width, bases_gradient, first, positions, kernels,
+                            kernel_bytes,
+                        )  # fmt: skip
+                        continue
                     for p in range(0, positions, AT_ONCE):
                         contract(
                             kernels + p * kernel_bytes,
                             kernel_bytes,
-                            bases + start * 64,
-                            bases_gradient + start * 64,
-                            plan.rows * plan.vectors * 64,
+                            bases + start * BYTES,
+                            bases_gradient + start * BYTES,
+                            plan.rows * plan.vectors * BYTES,
                             (unit.last_tap - unit.tap) * unit.length * width,
                             plan.rank,
                             near_weights[p].ctypes.data,
@@ -132,7 +141,7 @@ def multiply_unit(
     steps = steps_of(plan, images)
     for tap in range(unit.tap, unit.last_tap):
         tap_row, tap_column = tap // plan.kernel_width, tap % plan.kernel_width
-        offset = (tap - unit.tap) * unit.length * width * 64
+        offset = (tap - unit.tap) * unit.length * width * BYTES
         for p in range(POSITIONS):
             source_column = OUTSIDE
             if column + p < plan.target_width and needed[tap_row] != OUTSIDE:
@@ -149,11 +158,44 @@ def multiply_unit(
                 int(source_column != OUTSIDE),
                 whole.ctypes.data,
                 steps,
-                scratch + buffers.sums + p * buffers.sum_bytes + vector * steps * 64,
+                scratch + buffers.sums + p * buffers.sum_bytes + vector * steps * BYTES,
                 scratch + buffers.kernels + p * buffers.kernel_bytes + offset,
-                width * 64,
+                width * BYTES,
                 0,
             )
+
+
+@compiled
+def put_unit(
+    plan: Plan,
+    unit: Unit,
+    vector: int,
+    width: int,
+    gradient: int,
+    first: int,
+    positions: int,
+    kernels: int,
+    kernel_bytes: int,
+) -> None:
+    """Copies a unit of dW of neighboring targets to where the gradient of given kernels is."""
+    source_step, target_step = steps_of_kernel(plan)
+    for p in range(positions):
+        kernel = gradient + (first + p) * plan.weight_bytes
+        kernel += unit.word * source_step + vector * LANES * target_step
+        for tap in range(unit.tap, unit.last_tap):
+            put = (
+                kernels + p * kernel_bytes + (tap - unit.tap) * unit.length * width * BYTES,
+                kernel + tap * plan.itemsize,
+                unit.length,
+                min(width * LANES, plan.target_channels - vector * LANES),
+                source_step,
+                target_step,
+                width * BYTES,
+            )
+            if plan.itemsize == 4:
+                put_floats(*put)
+            else:
+                put_halves(*put)
 
 
 @compiled
@@ -176,7 +218,7 @@ def load_targets(
             source = gradient + (share.first_image + n) * whole + (first + p) * pixel
             for panel in range(plan.panels):
                 vector, width = panel_of(plan, panel)
-                channels = min(width * 16, plan.target_channels - vector * 16)
-                target = targets + p * target_bytes + (vector * steps + step * width) * 64
-                start = source + vector * 16 * plan.itemsize
+                channels = min(width * LANES, plan.target_channels - vector * LANES)
+                target = targets + p * target_bytes + (vector * steps + step * width) * BYTES
+                start = source + vector * LANES * plan.itemsize
                 load(plan, target, start, whole if n + 1 < share.images else 0, channels)

@@ -1,7 +1,6 @@
 """Forward and backward, from tensors to the compiled routines."""
 
 from itertools import pairwise
-from math import prod
 
 import torch
 from torch import Tensor
@@ -19,93 +18,97 @@ _IMAGES = 160  # at once: enough to hide mixing, few enough for the panels to st
 
 def forward(x: Tensor, bases: Tensor, weights: Tensor, geometry: Geometry) -> Tensor:
     """The output, channels last."""
-    return _sum_over_taps(x, bases, weights, geometry, transposed=False)
+    tiling = _tiling(bases, _has_pairs(x), transposed=False)
+    table = _by_position(weights, geometry)
+    return _sum_over_taps(x, tiling, _laid_out(bases, tiling, False), table, geometry, False)
 
 
 def backward_input(bases: Tensor, weights: Tensor, grad_y: Tensor, geometry: Geometry) -> Tensor:
     """The gradient of ``x``, channels last: an input gathers from the outputs that read it."""
-    return _sum_over_taps(grad_y, bases, weights, geometry, transposed=True)
+    tiling = _tiling(bases, _has_pairs(grad_y), transposed=True)
+    table = _by_position(weights, geometry)
+    return _sum_over_taps(grad_y, tiling, _laid_out(bases, tiling, True), table, geometry, True)
 
 
 def backward_kernels(
     x: Tensor, bases: Tensor, weights: Tensor, grad_y: Tensor, geometry: Geometry
 ) -> tuple[Tensor, Tensor]:
     """The gradients of ``bases`` and ``weights``."""
-    x, grad_y = _channels_last(x), _channels_last(grad_y)
-    rank, outputs, inputs = bases.shape[:3]
-    tiling = Tiling(prod(geometry.kernel_size), inputs, outputs, pairs=False)
-    laid_out = tiling.lay_out(bases.detach().permute(0, 3, 4, 2, 1).flatten(1, 2))
+    tiling = _tiling(bases, pairs=False, transposed=False)
+    laid_out = _laid_out(bases, tiling, transposed=False)
     table = _by_position(weights, geometry)
-    rows, columns = _tables(geometry, transposed=False)
-    sizes = (geometry.input_size, geometry.output_size, geometry.kernel_size)
-    plan = Plan.of(
-        tiling, sizes, rank, rows, x.element_size(), pairs=_has_pairs(x), along_batch=True
-    )
     parts = threads.parts(geometry.output_size[0])
-    bases_gradients = torch.zeros(len(parts), *laid_out.shape)
+    gradients = torch.zeros(len(parts), *laid_out.shape)
     table_gradient = torch.zeros_like(table)
-
-    def work(part: int, first: int, last: int) -> None:
-        for share in _shares(len(x), first, last):
-            scratch = torch.zeros(gradient_buffers(plan, share.images).total, dtype=torch.uint8)
-            sum_kernel_gradients(
-                plan,
-                x.data_ptr(),
-                grad_y.data_ptr(),
-                laid_out.data_ptr(),
-                bases_gradients[part].data_ptr(),
-                table.numpy(),
-                table_gradient.numpy(),
-                rows,
-                columns,
-                scratch.data_ptr(),
-                share,
-            )
-
-    threads.run(work, parts)
-    gradient = tiling.take_back(bases_gradients.sum(0))
-    gradient = gradient.reshape(rank, *geometry.kernel_size, inputs, outputs)
-    table_gradient = table_gradient.t().reshape(rank, *geometry.output_size)
+    _sum_kernels(x, grad_y, tiling, laid_out, gradients, (table, table_gradient), geometry)
+    gradient = tiling.take_back(gradients.sum(0)).unflatten(1, geometry.kernel_size)  # type: ignore[no-untyped-call]
+    table_gradient = table_gradient.t().reshape(len(bases), *geometry.output_size)
     return (
         gradient.permute(0, 4, 3, 1, 2).to(bases.dtype),
         table_gradient.sum_to_size(weights.shape).to(weights.dtype),
     )
 
 
+def forward_given(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """The output for a kernel given at each position."""
+    tiling = _tiling(weight[0], _has_pairs(x), transposed=False)
+    return _sum_over_taps(x, tiling, None, weight.detach().contiguous(), geometry, False)
+
+
+def backward_input_given(weight: Tensor, grad_y: Tensor, geometry: Geometry) -> Tensor:
+    """The gradient of ``x`` for given kernels."""
+    tiling = _tiling(weight[0], _has_pairs(grad_y), transposed=True)
+    return _sum_over_taps(grad_y, tiling, None, weight.detach().contiguous(), geometry, True)
+
+
+def backward_kernels_given(x: Tensor, weight: Tensor, grad_y: Tensor, geometry: Geometry) -> Tensor:
+    """The gradient of given kernels."""
+    tiling = _tiling(weight[0], pairs=False, transposed=False)
+    gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    table = torch.zeros(geometry.positions, 1)
+    _sum_kernels(x, grad_y, tiling, None, gradient, (table, table), geometry)
+    return gradient
+
+
 def _sum_over_taps(
-    x: Tensor, bases: Tensor, weights: Tensor, geometry: Geometry, transposed: bool
+    x: Tensor,
+    tiling: Tiling,
+    bases: Tensor | None,
+    weights: Tensor,
+    geometry: Geometry,
+    transposed: bool,
 ) -> Tensor:
-    """The convolution, or the transposed one that is its derivative in the input."""
+    """The convolution, or the transposed one that is its derivative in the input.
+
+    ``bases`` are laid out and ``weights`` one row a position, or else ``weights`` are kernels.
+    """
     x = _channels_last(x)
-    axes = (0, 3, 4, 1, 2) if transposed else (0, 3, 4, 2, 1)
-    kernels = bases.detach().permute(axes).flatten(1, 2)
-    rank, taps, source, target = kernels.shape
-    tiling = Tiling(taps, source, target, _has_pairs(x))
-    laid_out = tiling.lay_out(kernels)
-    table = _by_position(weights, geometry)
     rows, columns = _tables(geometry, transposed)
     ends = (geometry.output_size, geometry.input_size)
     size = ends[transposed]
     plan = Plan.of(
         tiling,
         (ends[not transposed], size, geometry.kernel_size),
-        rank,
+        1 if bases is None else len(bases),
         rows,
         x.element_size(),
         pairs=tiling.pairs,
         by_source=transposed,
+        given=bases is None,
     )
-    result = torch.empty(len(x), target, *size, dtype=x.dtype, memory_format=torch.channels_last)
+    result = torch.empty(
+        len(x), tiling.target, *size, dtype=x.dtype, memory_format=torch.channels_last
+    )
 
     def work(_part: int, first: int, last: int) -> None:
-        for share in _shares(len(x), first, last):
+        for share in _shares(plan, len(x), first, last):
             scratch = torch.zeros(sum_buffers(plan, share.images).total, dtype=torch.uint8)
             sum_over_taps(
                 plan,
                 x.data_ptr(),
                 result.data_ptr(),
-                laid_out.data_ptr(),
-                table.data_ptr(),
+                0 if bases is None else bases.data_ptr(),
+                weights.data_ptr(),
                 rows,
                 columns,
                 scratch.data_ptr(),
@@ -114,6 +117,64 @@ def _sum_over_taps(
 
     threads.run(work, threads.parts(size[0]))
     return result
+
+
+def _sum_kernels(
+    x: Tensor,
+    grad_y: Tensor,
+    tiling: Tiling,
+    bases: Tensor | None,
+    gradients: Tensor,
+    tables: tuple[Tensor, Tensor],
+    geometry: Geometry,
+) -> None:
+    """Adds to ``gradients`` of the bases, one for each thread, and to the second of the ``tables``.
+
+    Without ``bases``, ``gradients`` are those of given kernels, and the tables not used.
+    """
+    x, grad_y = _channels_last(x), _channels_last(grad_y)
+    rows, columns = _tables(geometry, transposed=False)
+    plan = Plan.of(
+        tiling,
+        (geometry.input_size, geometry.output_size, geometry.kernel_size),
+        1 if bases is None else len(bases),
+        rows,
+        x.element_size(),
+        pairs=_has_pairs(x),
+        along_batch=True,
+        given=bases is None,
+    )
+
+    def work(part: int, first: int, last: int) -> None:
+        for share in _shares(plan, len(x), first, last):
+            scratch = torch.zeros(gradient_buffers(plan, share.images).total, dtype=torch.uint8)
+            sum_kernel_gradients(
+                plan,
+                x.data_ptr(),
+                grad_y.data_ptr(),
+                0 if bases is None else bases.data_ptr(),
+                (gradients if bases is None else gradients[part]).data_ptr(),
+                tables[0].numpy(),
+                tables[1].numpy(),
+                rows,
+                columns,
+                scratch.data_ptr(),
+                share,
+            )
+
+    threads.run(work, threads.parts(geometry.output_size[0]))
+
+
+def _tiling(bases: Tensor, pairs: bool, transposed: bool) -> Tiling:
+    """The layout of (..., F, C, kh, kw)."""
+    targets, sources, height, width = bases.shape[-4:]
+    channels = (targets, sources) if transposed else (sources, targets)
+    return Tiling(height * width, *channels, pairs)
+
+
+def _laid_out(bases: Tensor, tiling: Tiling, transposed: bool) -> Tensor:
+    axes = (0, 3, 4, 1, 2) if transposed else (0, 3, 4, 2, 1)
+    return tiling.lay_out(bases.detach().permute(axes).flatten(1, 2))
 
 
 def _tables(geometry: Geometry, transposed: bool) -> tuple[Table, Table]:
@@ -147,8 +208,12 @@ def _by_position(weights: Tensor, geometry: Geometry) -> Tensor:
     return weights.flatten(1).t().contiguous()
 
 
-def _shares(images: int, first_row: int, last_row: int) -> list[Share]:
-    """Some rows of all images, in parts of nearly as many images."""
-    parts = -(-images // _IMAGES)
+def _shares(plan: Plan, images: int, first_row: int, last_row: int) -> list[Share]:
+    """Some rows of all images, in parts of nearly as many images.
+
+    Given kernels are not mixed again for each part, but read, and their gradients written: one
+    part.
+    """
+    parts = 1 if plan.given else -(-images // _IMAGES)
     bounds = [images * part // parts for part in range(parts + 1)]
     return [Share(first, last - first, first_row, last_row) for first, last in pairwise(bounds)]

@@ -20,6 +20,7 @@ class Plan(NamedTuple):
     Forward, targets are outputs and sources are inputs. For the input's gradient it is the other
     way around, and the kernels belong to the sources (``by_source``). For the kernels' gradient the
     sum runs over the batch, so pairs are of images (``along_batch``). ``product`` is an address.
+    Kernels are mixed from ``rank`` bases, or ``given`` for each position as (F, C, kh, kw).
     """
 
     source_height: int
@@ -37,6 +38,8 @@ class Plan(NamedTuple):
     product: int
     along_batch: bool
     by_source: bool
+    given: bool
+    weight_bytes: int
     words: int
     rows: int
     vectors: int
@@ -58,8 +61,10 @@ class Plan(NamedTuple):
         pairs: bool,
         along_batch: bool = False,
         by_source: bool = False,
+        given: bool = False,
     ) -> "Plan":
         """A plan from the sizes of source, target and kernel, and the table of rows."""
+        kernel_bytes = tiling.taps * tiling.source * tiling.target * itemsize
         source, target, kernel = sizes
         return cls(
             *source,
@@ -74,6 +79,8 @@ class Plan(NamedTuple):
             product(pairs).address,
             along_batch,
             by_source,
+            given,
+            kernel_bytes if given else 4 * rank,
             tiling.words,
             tiling.rows,
             tiling.vectors,

@@ -24,6 +24,8 @@ from convprior.local.engine.plan import (
     panel_of,
     unit_of,
 )
+from convprior.local.engine.transposing import take_floats, take_halves, take_pairs
+from convprior.local.engine.vectors import BYTES, LANES
 
 
 class Buffers(NamedTuple):
@@ -40,9 +42,9 @@ class Buffers(NamedTuple):
 def sum_buffers(plan: Plan, images: int) -> Buffers:
     """Panels come first, then the units of some kernels, then sums of as many positions."""
     kernels = plan.slots * row_bytes(plan, images)
-    kernel_bytes = plan.unit_rows * min(plan.vectors, VECTORS) * 64 + 64
+    kernel_bytes = plan.unit_rows * min(plan.vectors, VECTORS) * BYTES + 64
     sums = kernels + POSITIONS * kernel_bytes
-    sum_bytes = images * plan.vectors * 64 + 64
+    sum_bytes = images * plan.vectors * BYTES + 64
     return Buffers(kernels, kernel_bytes, sums, sum_bytes, sums + POSITIONS * sum_bytes)
 
 
@@ -65,7 +67,7 @@ def sum_over_taps(
         source: address of the sources, channels last.
         target: address of the targets, channels last; written.
         bases: address of the bases, as ``Tiling.lay_out`` has them.
-        weights: address of (positions, rank) floats.
+        weights: address of (positions, rank) floats, or of the given kernels.
         rows: the source row of each target row and row of taps.
         columns: the same along columns.
         scratch: address of ``sum_buffers(...).total`` bytes, zero at first.
@@ -105,8 +107,8 @@ def sum_over_taps(
                             segments[p].ctypes.data,
                             unit.length,
                             scratch + buffers.kernels + p * buffers.kernel_bytes,
-                            scratch + buffers.sums + p * buffers.sum_bytes + vector * 64,
-                            plan.vectors * 64,
+                            scratch + buffers.sums + p * buffers.sum_bytes + vector * BYTES,
+                            plan.vectors * BYTES,
                             started[p],
                         )
                         started[p] = 1
@@ -153,7 +155,7 @@ def mix_unit(
             position = row * plan.target_width + column + p
             if plan.by_source:
                 position = source_row * plan.source_width + source_column
-            weight_list[found] = weights + position * plan.rank * 4
+            weight_list[found] = weights + position * plan.weight_bytes
             kernel_list[found] = kernels + p * kernel_bytes + offset
             panel = slots[tap_row] * row_bytes(plan, images)
             panel += source_column * panel_bytes(plan, images)
@@ -161,21 +163,58 @@ def mix_unit(
             segments[p, counts[p], 1] = offset
             counts[p] += 1
             found += 1
-        start = (vector * plan.rows + width * (tap * plan.words + unit.word)) * deep * 64
+        start = (vector * plan.rows + width * (tap * plan.words + unit.word)) * deep * BYTES
         mix = (
             bases + start,
-            plan.rows * plan.vectors * deep * 64,
+            plan.rows * plan.vectors * deep * BYTES,
             unit.length * width * deep,
             plan.rank,
             weight_list.ctypes.data,
             kernel_list.ctypes.data,
             found,
         )
-        if plan.pairs:
+        if plan.given:
+            for index in range(found):
+                take_tap(plan, unit, tap, vector, width, weight_list[index], kernel_list[index])
+        elif plan.pairs:
             mix_pairs(*mix)
         else:
             mix_floats(*mix)
-        offset += unit.length * width * 64
+        offset += unit.length * width * BYTES
+
+
+@compiled
+def take_tap(
+    plan: Plan, unit: Unit, tap: int, vector: int, width: int, kernel: int, target: int
+) -> None:
+    """Copies a unit's rows of one tap of a given kernel."""
+    deep = 2 if plan.pairs else 1
+    source_step, target_step = steps_of_kernel(plan)
+    first = unit.word * deep
+    take = (
+        target,
+        kernel + tap * plan.itemsize + first * source_step + vector * LANES * target_step,
+        min(unit.length * deep, plan.source_channels - first),
+        min(width * LANES, plan.target_channels - vector * LANES),
+        source_step,
+        target_step,
+        width * BYTES,
+    )
+    if plan.itemsize == 4:
+        take_floats(*take)
+    elif plan.pairs:
+        take_pairs(*take)
+    else:
+        take_halves(*take)
+
+
+@compiled
+def steps_of_kernel(plan: Plan) -> tuple[int, int]:
+    """Bytes from one source and one target channel of a given kernel to the next."""
+    inner = plan.kernel_height * plan.kernel_width * plan.itemsize
+    if plan.by_source:
+        return plan.target_channels * inner, inner
+    return inner, plan.source_channels * inner
 
 
 @compiled
@@ -188,7 +227,7 @@ def store(
         place = (share.first_image + n) * plan.target_height + row
         address = target + (place * plan.target_width + column) * pixel
         for p in range(min(POSITIONS, plan.target_width - column)):
-            values = sums + p * sum_bytes + n * plan.vectors * 64
+            values = sums + p * sum_bytes + n * plan.vectors * BYTES
             if plan.itemsize == 2:
                 round_halves(address, values, plan.target_channels)
             else:

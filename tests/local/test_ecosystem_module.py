@@ -240,3 +240,23 @@ def test_frozen_parts_get_no_gradient(weights):
     assert layer.weight.grad is None
     for name, parameter in layer.named_parameters():
         assert name == "weight" or parameter.grad.abs().max() > 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_layers_on_a_gpu_equal_those_on_the_cpu(memory):
+    for layer in every_layer(dtype=torch.float64):
+        for parameter in layer.parameters():
+            nn.init.normal_(parameter)
+        x = torch.randn(3, 2, *layer.input_size, dtype=torch.float64)
+        expected = layer(x)
+        expected.sin().sum().backward()
+        other = copy.deepcopy(layer).to("cuda", memory_format=memory)
+        other.zero_grad()
+        y = other(x.cuda().to(memory_format=memory) if x.dim() == 4 else x.cuda())
+        torch.testing.assert_close(y.cpu(), expected)
+        y.sin().sum().backward()
+        for name, parameter in layer.named_parameters():
+            torch.testing.assert_close(other.get_parameter(name).grad.cpu(), parameter.grad)
+        with torch.autocast("cuda", torch.bfloat16):
+            assert other.float()(x.cuda().float()).dtype == torch.bfloat16

@@ -57,4 +57,7 @@ if __name__ == "__main__":
     weight = torch.ones(4, 4, 64, 64, 3, 3)
     gpu.forward_local(x, weight, geometry)
     gpu.backward_local(x, weight, x, geometry, (False, True))
+    # Numbers that are one are compiled in.
+    one = torch.ones(1, 1, 1, 1)
+    gpu.backward(one, one[None], one[0], one, Geometry.of_conv(1, 1))
     print(json.dumps(memory))

@@ -28,7 +28,7 @@ _PLAIN = [
 
 def _configurations() -> list[triton.Config]:
     """POSITIONS x SAMPLES x OUTPUTS sums take half of the registers; the first size is safest."""
-    sizes = [(4, 32, 4, 2), (4, 64, 8, 3), (4, 128, 8, 2)]
+    sizes = [(4, 32, 4, 2), (4, 64, 8, 2), (4, 128, 8, 2)]
     return [
         triton.Config({"POSITIONS": p, "SAMPLES": n}, num_warps=warps, num_stages=stages)
         for p, n, warps, stages in (sizes[:1] if triton.knobs.runtime.interpret else sizes)
@@ -115,7 +115,7 @@ def gather(
 
     sums = ()
     for _ in tl.static_range(POSITIONS):
-        sums += (tl.zeros((SAMPLES, OUTPUTS), tl.float32),)
+        sums += (tl.full((SAMPLES, OUTPUTS), 0.0, tl.float32),)
     steps = tl.cdiv(inputs, INPUTS)
     for step in range(rows.turns * columns.turns * steps):
         i = step % steps * INPUTS + tl.arange(0, INPUTS)
@@ -151,17 +151,15 @@ def gather(
                 mixed += (tl.load(tiles + kernel_at[q], mask=real_here, other=0.0),)
         else:
             for _ in tl.static_range(POSITIONS):
-                mixed += (tl.zeros((INPUTS, OUTPUTS), tl.float32),)
-            if RANK <= _UNROLLED:
-                for k in tl.static_range(RANK):
-                    basis = tl.load(tiles + k * kernel_size, mask=real_tile, other=0.0)
-                    table = weights + k * weight_strides[0]
-                    mixed = add_basis(mixed, basis, table, weight_at, samples)
-            else:
-                for k in range(RANK):
-                    basis = tl.load(tiles + k * kernel_size, mask=real_tile, other=0.0)
-                    table = weights + k * weight_strides[0]
-                    mixed = add_basis(mixed, basis, table, weight_at, samples)
+                mixed += (tl.full((INPUTS, OUTPUTS), 0.0, tl.float32),)
+            for k in tl.range(0, RANK, loop_unroll_factor=RANK if RANK <= _UNROLLED else 1):
+                basis = tl.load(tiles + k * kernel_size, mask=real_tile, other=0.0).to(tl.float32)
+                added = ()
+                for q in tl.static_range(POSITIONS):
+                    entry = weights + k * weight_strides[0] + weight_at[q]
+                    weight = tl.load(entry, mask=samples[q] > 0, other=0.0)
+                    added += (mixed[q] + weight * basis,)
+                mixed = added
 
         added = ()
         for q in tl.static_range(POSITIONS):
@@ -185,14 +183,3 @@ def gather(
             sums[q].to(target.dtype.element_ty),
             mask=(n < tl.where(row < rows.length, batch, 0))[:, None] & real_j[None, :],
         )
-
-
-@triton.jit
-def add_basis(mixed, basis, table, weight_at, samples):
-    """Adds one basis, weighted in float32, to the kernel of each position that has samples."""
-    basis = basis.to(tl.float32)
-    added = ()
-    for q in tl.static_range(len(mixed)):
-        weight = tl.load(table + weight_at[q], mask=samples[q] > 0, other=0.0)
-        added += (mixed[q] + weight * basis,)
-    return added

@@ -92,8 +92,8 @@ def mixture_gradient(
     positions = rows.length * columns.length
     parts = (tile.to(tl.int64) * rank + k) * positions
 
-    sums = tl.zeros((RANKS, INPUTS, OUTPUTS), tl.float32)
-    product = tl.zeros((INPUTS, OUTPUTS), tl.float32)
+    sums = tl.full((RANKS, INPUTS, OUTPUTS), 0.0, tl.float32)
+    product = tl.full((INPUTS, OUTPUTS), 0.0, tl.float32)
     steps = tl.cdiv(batch, SAMPLES)
     for step in range(positions_each * steps):
         position = run * positions_each + step // steps
@@ -123,7 +123,7 @@ def mixture_gradient(
             sums += weight[:, None, None] * product[None]
             dots = tl.sum(tl.sum(tiles.to(tl.float32) * product[None], 2), 1)
             tl.store(grad_weights + parts + position, dots, mask=real)
-            product = tl.zeros((INPUTS, OUTPUTS), tl.float32)
+            product = tl.full((INPUTS, OUTPUTS), 0.0, tl.float32)
     kernels = taps.to(tl.int64) * groups * inputs * outputs
     tl.store(grad_bases + run * rank * kernels + at, sums, mask=mask)
 
@@ -165,7 +165,7 @@ def kernel_gradient(
     x = columns.scale * column + columns.shift + columns.slide * (tap % kernel_width)
     inside = (y >= 0) & (y < rows.sources) & (x >= 0) & (x < columns.sources)
 
-    product = tl.zeros((INPUTS, OUTPUTS), tl.float32)
+    product = tl.full((INPUTS, OUTPUTS), 0.0, tl.float32)
     for first in range(0, batch, SAMPLES):
         n = (first + tl.arange(0, SAMPLES)).to(tl.int64)
         pixel = (n * (rows.sources * columns.sources) + y * columns.sources + x) * groups + group

@@ -37,6 +37,35 @@ def test_no_activation_but_the_input_is_kept_at_any_rank(weights, rank):
     assert all(parameter.grad is not None for parameter in layer.parameters())
 
 
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    ("path", "weights"),
+    [
+        ("recompute", "separable"),
+        ("recompute", "input"),
+        ("kernels_first", "separable"),
+        ("lines", "rows"),
+        ("lines", "columns"),
+        ("compiled", "map"),
+    ],
+)
+def test_biases_are_added_to_the_output_of_every_path(path, weights, memory):
+    torch.manual_seed(0)
+    layer = LowRankLocalConv2d(4, 6, 3, padding=1, input_size=(6, 5), rank=2, weights=weights)
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter)
+    x = torch.randn(3, 4, 6, 5).contiguous(memory_format=memory).requires_grad_()
+    results = {}
+    for name in ("plain", path):
+        with use_path(name):
+            y = layer(x)
+            assert (
+                y.is_contiguous(memory_format=torch.channels_last) or memory != torch.channels_last
+            )
+            results[name] = [y, *torch.autograd.grad(y.sin().sum(), [x, *layer.parameters()])]
+    torch.testing.assert_close(results[path], results["plain"], rtol=1e-4, atol=1e-4)
+
+
 @given(
     st.tuples(*[st.integers(1, 4)] * 4),
     st.sampled_from(["none", "channels", "positions"]),

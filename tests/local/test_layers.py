@@ -8,6 +8,7 @@ from torch import nn
 
 from convprior.local import LocalConv2d, LowRankLocalConv2d
 from convprior.local.reference import (
+    reference_gate,
     reference_kernels,
     reference_local_conv2d,
     reference_weights,
@@ -79,6 +80,20 @@ def test_every_fixed_mode_of_every_convolution_equals_the_loops(kind, weights):
     torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(layer.combining_weights(), mixture)
     torch.testing.assert_close(layer.combined_kernels(), kernels)
+
+
+@pytest.mark.parametrize("kind", ["strided", "same and even", "grouped", "reflect"])
+@pytest.mark.parametrize("normalize", ["softmax", None])
+def test_input_weights_of_a_convolution_equal_the_loops(kind, normalize):
+    layer, x = layer_of(weights="input", **CONVOLUTIONS[kind]), images()
+    layer.normalize = normalize
+    size = layer.geometry.output_size
+    mixture = reference_gate(x, dict(layer.gate.named_parameters()), size, normalize)
+    bias = layer.bias[:, None, None] + layer.map_bias
+    kernels = reference_kernels(layer.bases, mixture)
+    expected = reference_local_conv2d(x, kernels, bias, layer.geometry, layer.padding_mode)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(layer.combining_weights(x), mixture)
 
 
 # What torch says of its own padding of even kernels.

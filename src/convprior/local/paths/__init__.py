@@ -3,7 +3,7 @@
 ``mix`` and ``gather`` are the doors; which path they take is decided in ``choose``, from the costs
 in ``cost``. A path is a module with ``forward`` and ``backward``, pure functions of tensors:
 ``lines``, ``kernels_first`` and ``recompute`` (at rank one, "conv") here, and the compiled ones,
-``convprior.local.engine`` ("compiled") and ``convprior.local.triton``. ``autograd`` makes a
+``convprior.local.engine`` ("compiled") and ``convprior.local.gpu``. ``autograd`` makes a
 differentiable operation of each, which keeps nothing but its inputs.
 """
 
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from convprior.local import plain
 from convprior.local.geometry import Geometry
-from convprior.local.paths import kernels_first
 from convprior.local.paths.autograd import Gather, Mix
 from convprior.local.paths.choose import PATHS, choose, choose_given, use_path
 
@@ -25,7 +24,7 @@ _MODULES = {
     "kernels_first": "convprior.local.paths.kernels_first",
     "recompute": "convprior.local.paths.recompute",
     "compiled": "convprior.local.engine",
-    "triton": "convprior.local.triton",
+    "triton": "convprior.local.gpu",
 }
 
 
@@ -64,15 +63,21 @@ def gather(x: Tensor, weight: Tensor, geometry: Geometry, path: str = "auto") ->
         x: (N, C, H, W), any memory format.
         weight: (H', W', F, C / groups, kh, kw), in the dtype of ``x``.
         geometry: of the convolution.
-        path: "plain", "kernels_first", or "auto".
+        path: "plain", "kernels_first", "compiled", "triton", or "auto".
 
     Returns:
         (N, F, H', W').
 
     Raises:
-        InputError: another path was asked for.
+        InputError: there is no such path, or it cannot compute this.
     """
-    if choose_given(x, weight, path) == "plain":
+    name = choose_given(x, weight, geometry, path)
+    if name == "plain":
         return plain.local_plain(x, weight, geometry)
-    made: Tensor = Gather.apply(x, weight, geometry, kernels_first)
+    module = importlib.import_module(_MODULES[name])
+    if name == "triton":
+        passes = module.forward_local, module.backward_local
+    else:
+        passes = module.forward_given, module.backward_given
+    made: Tensor = Gather.apply(x, weight, geometry, *passes)
     return made

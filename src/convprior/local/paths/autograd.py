@@ -33,23 +33,6 @@ class Path(Protocol):
         """Of x, bases, weights; None where not needed."""
 
 
-class PathForGiven(Protocol):
-    """The same for a kernel given at each position."""
-
-    def forward_given(self, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-        """(N, F, H', W')."""
-
-    def backward_given(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        grad_y: Tensor,
-        geometry: Geometry,
-        needs: tuple[bool, bool],
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Of x and weight; None where not needed."""
-
-
 class Mix(torch.autograd.Function):
     """``plain.mix_outputs`` by a path."""
 
@@ -79,23 +62,28 @@ class Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, geometry: Geometry, path: PathForGiven
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        geometry: Geometry,
+        forward: Callable[..., Tensor],
+        backward: Callable[..., tuple[Tensor | None, Tensor | None]],
     ) -> Tensor:
         """Keeps x and weight as they are."""
         ctx.save_for_backward(x, weight)
-        ctx.geometry, ctx.path = geometry, path
+        ctx.geometry, ctx.path_backward = geometry, backward
         with torch.autocast(x.device.type, enabled=False):
-            return path.forward_given(x, weight, geometry)
+            return forward(x, weight, geometry)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         """From the path, or in graph mode from the definition."""
         needs = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():
-            return *_of_plain(plain.local_plain, ctx, needs, grad_y), None, None
+            return *_of_plain(plain.local_plain, ctx, needs, grad_y), None, None, None
         with torch.autocast(grad_y.device.type, enabled=False):
-            found = ctx.path.backward_given(*ctx.saved_tensors, grad_y, ctx.geometry, needs)
-        return *found, None, None
+            found = ctx.path_backward(*ctx.saved_tensors, grad_y, ctx.geometry, needs)
+        return *found, None, None, None
 
 
 def _of_plain(

@@ -16,6 +16,12 @@ from convprior.local.paths.cost import Problem, seconds
 
 PATHS = ("plain", "conv", "lines", "kernels_first", "recompute", "compiled", "triton")
 
+KEPT_BYTES = 1 << 20
+"""Outputs that "auto" lets a layer keep for its backward pass; "plain" keeps K."""
+
+SMALL_GIVEN = 1 << 20
+"""Multiplications up to which a kernel for each position is not worth the pieces of a fast path."""
+
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _asked: ContextVar[str] = ContextVar("path", default="auto")
 
@@ -74,22 +80,45 @@ def choose(
         return path
     problem = Problem.of(x, bases, weights, geometry)
     able = [name for name in PATHS if why_not(name, x, bases, weights, geometry) is None]
+    kept = problem.rank * problem.images * problem.filters * geometry.positions * x.element_size()
+    if problem.training and kept > KEPT_BYTES:
+        able.remove("plain")
     return min(able, key=lambda name: seconds(name, problem))
 
 
-def choose_given(x: Tensor, weight: Tensor, path: str = "auto") -> str:
-    """The path for a kernel given at each position: "plain" or "kernels_first".
+def choose_given(x: Tensor, weight: Tensor, geometry: Geometry, path: str = "auto") -> str:
+    """The path for a kernel given at each position: the first that can of a fixed order.
 
     Raises:
-        InputError: another one was asked for by name.
+        InputError: there is no such path, or it cannot compute this.
     """
-    given = _checked(path)
-    if given not in ("auto", "plain", "kernels_first"):
-        raise InputError(
-            f"path is {path!r}; with a kernel for each position give 'plain' or 'kernels_first'"
-        )
-    asked = _asked.get() if given == "auto" else given
-    return "plain" if asked == "plain" or needs_plain(x, weight) else "kernels_first"
+    path = _checked(path)
+    path = _asked.get() if path == "auto" else path
+    if needs_plain(x, weight):
+        return "plain"
+    if path != "auto":
+        reason = why_not_given(path, x, weight, geometry)
+        if reason is not None:
+            raise InputError(f"path is {path!r}, which cannot compute this layer: {reason}")
+        return path
+    small = weight.numel() * x.shape[0] < SMALL_GIVEN
+    order = ("plain",) if small else ("triton", "compiled", "kernels_first")
+    return next(name for name in order if why_not_given(name, x, weight, geometry) is None)
+
+
+def why_not_given(path: str, x: Tensor, weight: Tensor, geometry: Geometry) -> str | None:
+    """Why a path cannot compute a layer with a kernel for each position, or None if it can."""
+    if path in ("conv", "lines", "recompute"):
+        return "its kernels are no mixtures"
+    if path == "compiled":
+        return engine.why_not_given(x, weight, geometry)
+    if path == "triton":
+        if x.device.type != "cuda":
+            return f"the input is on {x.device}, not on a GPU"
+        gpu = importlib.import_module("convprior.local.gpu")
+        reason: str | None = gpu.why_not_local(x, weight, geometry)
+        return reason
+    return None
 
 
 def why_not(path: str, x: Tensor, bases: Tensor, weights: Tensor, geometry: Geometry) -> str | None:
@@ -106,8 +135,8 @@ def why_not(path: str, x: Tensor, bases: Tensor, weights: Tensor, geometry: Geom
     if path == "triton":
         if x.device.type != "cuda":
             return f"the input is on {x.device}, not on a GPU"
-        triton = importlib.import_module("convprior.local.triton")
-        reason: str | None = triton.why_not(x, bases, weights, geometry)
+        gpu = importlib.import_module("convprior.local.gpu")
+        reason: str | None = gpu.why_not(x, bases, weights, geometry)
         return reason
     return None
 

@@ -1,13 +1,13 @@
-"""What each path costs: floating-point operations and kernel elements times measured constants.
+"""What each path costs: floating-point operations and kernel elements times constants.
 
-With f the operations of one convolution and E the elements of all positions' kernels:
+With E the elements of all positions' kernels:
 
 - plain: K convolutions, and K outputs written and read again;
 - conv, recompute: K convolutions, and in training K more of them;
 - lines: one convolution as products, at any rank and number of samples;
-- kernels_first: one convolution as products, and E elements mixed, 2 K E operations: K / N of a
-  convolution, but each element is written and read once besides;
-- compiled, triton: the same, faster.
+- kernels_first: one convolution as products, and E elements mixed, written and read, where memory
+  and not the 2 K E operations take the time, so that it does not depend on K;
+- compiled, triton: the same, faster, but a call has a price.
 
 Each also has a price per piece it is cut into, so that small layers stay in one piece.
 """
@@ -29,7 +29,7 @@ class Problem:
         rank: K.
         rows: H'.
         columns: W'.
-        lines: kernels, where weights depend on rows or columns alone: H' or W'.
+        lines: different kernels: H' W', or H' or W' where weights depend on one of them alone.
         kernel: elements of one kernel, F C / groups kh kw.
         filters: F.
         training: a backward pass will follow.
@@ -73,52 +73,56 @@ class Rates:
     Attributes:
         convolution: a floating-point operation of the library's convolution.
         product: one of products a tile at a time.
-        compiled: one of the compiled path.
-        kernel: an element of a position's kernel, mixed, written and read.
-        mixing: an operation of the mixing.
+        product_kernel: an element of a position's kernel there: mixed, written, read.
+        fused: a floating-point operation of a compiled path.
+        fused_kernel: an element of a position's kernel there.
         output: an element of an output, written and read again.
         piece: a call of the library, with what surrounds it.
+        fused_call: a call of a compiled path.
     """
 
     convolution: float
     product: float
-    compiled: float
-    kernel: float
-    mixing: float
+    product_kernel: float
+    fused: float
+    fused_kernel: float
     output: float
     piece: float
+    fused_call: float
 
 
-# One thread of a 2-core AMD EPYC (Zen 4), torch 2.15 with oneDNN 3.13 and MKL 2024.2; least time
-# of several calls with shapes from 128x64x32x32 down to 2x64x32x32, 3x3 taps. The ratios matter.
-_CPU = Rates(1.06e-11, 1.25e-11, 1.1e-11, 0.8e-9, 2e-11, 0.3e-9, 8e-6)
-_CPU_HALF = Rates(4.8e-12, 6e-12, 5e-12, 0.5e-9, 1e-11, 0.3e-9, 8e-6)
-
-
-def rates(dtype: torch.dtype) -> Rates:
-    """The measured constants for a dtype."""
-    return _CPU_HALF if dtype.itemsize == 2 else _CPU
+# CPU: one thread of a 2-core AMD EPYC (Zen 4) with other work on it, torch 2.15, oneDNN 3.13 and
+# MKL 2024.2; least of three times with N from 2 to 128, 64 to 64 channels, 32x32, 3x3 and rank 4.
+# Only the ratios decide, and they hardly depend on the number of threads.
+# GPU: not measured; peak rates of an H100 at usual efficiencies.
+RATES = {
+    ("cpu", 4): Rates(1.1e-11, 1.4e-11, 6e-10, 1.22e-11, 1.5e-10, 3e-10, 8e-6, 3e-4),
+    ("cpu", 2): Rates(4.9e-12, 7.5e-12, 4e-10, 5.4e-12, 1.0e-10, 3e-10, 8e-6, 3e-4),
+    ("cuda", 4): Rates(5e-15, 1e-14, 1e-11, 6e-15, 4e-13, 4e-12, 8e-6, 3e-5),
+    ("cuda", 2): Rates(2.5e-15, 5e-15, 5e-12, 3e-15, 2e-13, 2e-12, 8e-6, 3e-5),
+}
+"""By kind of device and bytes of a number."""
 
 
 def seconds(path: str, problem: Problem) -> float:
     """The estimate for one call of a path, with its backward pass in training."""
-    rate = rates(problem.dtype)
+    device = "cpu" if problem.device == "cpu" else "cuda"
+    rate = RATES[device, 2 if problem.dtype.itemsize == 2 else 4]
     positions = problem.rows * problem.columns
     operations = 2.0 * problem.images * positions * problem.kernel
     outputs = problem.images * positions * problem.filters
+    kernels = problem.lines * problem.kernel
     passes = 3 if problem.training else 1
     if path == "plain":
-        a_basis = operations * rate.convolution + 2 * outputs * rate.output + 2 * rate.piece
+        a_basis = operations * rate.convolution + 2 * outputs * rate.output + 3 * rate.piece
         return passes * problem.rank * a_basis
     if path in ("conv", "recompute"):
         passes = 4 if problem.training else 1
         a_basis = operations * rate.convolution + outputs * rate.output
-        return passes * (problem.rank * a_basis + 5 * rate.piece)
-    if path == "lines":
-        return passes * (operations * rate.product + 10 * problem.rows * rate.piece)
-    kernels = positions * problem.kernel * (rate.kernel + 2 * problem.rank * rate.mixing)
-    if path == "kernels_first":
+        return passes * (problem.rank * a_basis + 10 * rate.piece)
+    if path in ("lines", "kernels_first"):
         pieces = 10 * problem.rows
-        return passes * (operations * rate.product + kernels + pieces * rate.piece)
-    pieces = 3
-    return passes * (operations * rate.compiled + kernels + pieces * rate.piece)
+        work = operations * rate.product + kernels * rate.product_kernel
+        return passes * (work + pieces * rate.piece)
+    work = operations * rate.fused + kernels * rate.fused_kernel
+    return passes * (work + rate.fused_call)

@@ -4,6 +4,8 @@ Where each position has its own kernel, a product has the N images as its rows, 
 a tile are a batch of products. Where a line shares a kernel, the positions join the images.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -11,8 +13,8 @@ from convprior.local.geometry import Geometry
 from convprior.local.paths.kernels import Kernels, LearnedKernels
 from convprior.local.paths.tiles import Patches, Tile, tiles
 
-TILE_BYTES = 10 << 20
-"""The kernels of a tile, and its patches, take at most about this: what an L3 cache can hold."""
+TILE_BYTES = 5 << 19
+"""The kernels of a tile, and its patches, take at most about this: little next to an input."""
 
 
 def multiply(x: Tensor, kernels: Kernels, geometry: Geometry, y: Tensor) -> None:
@@ -93,7 +95,9 @@ def tile_columns(x: Tensor, geometry: Geometry, filters: int, *, shared: bool) -
     """How many outputs a tile has."""
     taps = x.shape[1] * geometry.kernel_size[0] * geometry.kernel_size[1]
     a_column = taps * (x.shape[0] if shared else max(x.shape[0], filters // geometry.groups))
-    return min(max(TILE_BYTES // (a_column * x.element_size()), 1), geometry.output_size[1])
+    fitting = max(TILE_BYTES // (a_column * x.element_size()), 1)
+    width = geometry.output_size[1]
+    return math.ceil(width / math.ceil(width / fitting))  # tiles of about the same width
 
 
 def part_of(grouped: Tensor, tile: Tile) -> Tensor:

@@ -17,8 +17,8 @@ from convprior.local.paths.kernels import sums
 from convprior.local.paths.kernels_first import Gradients, Needs
 from convprior.local.paths.products import output_like
 
-CHUNK_BYTES = 8 << 20
-"""The K outputs of the samples that are convolved at once: what an L3 cache can hold."""
+CHUNK_BYTES = 4 << 20
+"""The K outputs of the samples that are convolved at once: little next to an input."""
 
 
 def forward(x: Tensor, bases: Tensor, weights: Tensor, geometry: Geometry) -> Tensor:

@@ -1,5 +1,6 @@
 """Forward and backward, from tensors to the compiled routines."""
 
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -84,18 +85,9 @@ def _sum_over_taps(
     """
     x = _channels_last(x)
     rows, columns = _tables(geometry, transposed)
-    ends = (geometry.output_size, geometry.input_size)
-    size = ends[transposed]
-    plan = Plan.of(
-        tiling,
-        (ends[not transposed], size, geometry.kernel_size),
-        1 if bases is None else len(bases),
-        rows,
-        x.element_size(),
-        pairs=tiling.pairs,
-        by_source=transposed,
-        given=bases is None,
-    )
+    rank = None if bases is None else len(bases)
+    plan = _plan(tiling, geometry, rank, x.element_size(), tiling.pairs, transposed)
+    size = (plan.target_height, plan.target_width)
     result = torch.empty(
         len(x), tiling.target, *size, dtype=x.dtype, memory_format=torch.channels_last
     )
@@ -134,16 +126,8 @@ def _sum_kernels(
     """
     x, grad_y = _channels_last(x), _channels_last(grad_y)
     rows, columns = _tables(geometry, transposed=False)
-    plan = Plan.of(
-        tiling,
-        (geometry.input_size, geometry.output_size, geometry.kernel_size),
-        1 if bases is None else len(bases),
-        rows,
-        x.element_size(),
-        pairs=_has_pairs(x),
-        along_batch=True,
-        given=bases is None,
-    )
+    rank = None if bases is None else len(bases)
+    plan = _plan(tiling, geometry, rank, x.element_size(), _has_pairs(x), along_batch=True)
 
     def work(part: int, first: int, last: int) -> None:
         for share in _shares(plan, len(x), first, last):
@@ -177,6 +161,32 @@ def _laid_out(bases: Tensor, tiling: Tiling, transposed: bool) -> Tensor:
     return tiling.lay_out(bases.detach().permute(axes).flatten(1, 2))
 
 
+@lru_cache
+def _plan(
+    tiling: Tiling,
+    geometry: Geometry,
+    rank: int | None,
+    itemsize: int,
+    pairs: bool,
+    transposed: bool = False,
+    along_batch: bool = False,
+) -> Plan:
+    """The plan for so many bases, or for given kernels."""
+    ends = (geometry.output_size, geometry.input_size)
+    return Plan.of(
+        tiling,
+        (ends[not transposed], ends[transposed], geometry.kernel_size),
+        rank or 1,
+        _tables(geometry, transposed)[0],
+        itemsize,
+        pairs,
+        along_batch,
+        by_source=transposed,
+        given=rank is None,
+    )
+
+
+@lru_cache
 def _tables(geometry: Geometry, transposed: bool) -> tuple[Table, Table]:
     """Which source each target reads, along rows and along columns."""
     make = output_table if transposed else input_table

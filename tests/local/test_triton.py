@@ -78,4 +78,4 @@ def test_a_cpu_tensor_is_declined_with_the_reason():
     assert "cpu, not on an NVIDIA GPU" in str(gpu.why_not(x, bases, weights, geometry))
     each = weights.expand(1, 2, 2, 2)
     assert "each sample" in str(gpu.why_not(x, bases, each, geometry))
-    assert not gpu.available_local(x, torch.ones(2, 2, 3, 2, 3, 3), geometry)
+    assert not gpu.available_given(x, torch.ones(2, 2, 3, 2, 3, 3), geometry)

@@ -55,8 +55,8 @@ if __name__ == "__main__":
     x, bases = torch.ones(128, 64, 4, 4), torch.ones(2, 64, 64, 3, 3)
     gpu.backward(x.bfloat16(), bases.bfloat16(), torch.ones(2, 4, 4), x.bfloat16(), geometry)
     weight = torch.ones(4, 4, 64, 64, 3, 3)
-    gpu.forward_local(x, weight, geometry)
-    gpu.backward_local(x, weight, x, geometry, (False, True))
+    gpu.forward_given(x, weight, geometry)
+    gpu.backward_given(x, weight, x, geometry, (False, True))
     # Numbers that are one are compiled in.
     one = torch.ones(1, 1, 1, 1)
     gpu.backward(one, one[None], one[0], one, Geometry.of_conv(1, 1))

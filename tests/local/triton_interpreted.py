@@ -110,7 +110,7 @@ def local(n, c, f, geometry, dtype=torch.float32) -> list[float]:
     x = torch.randn(n, c, *geometry.input_size).to(dtype)
     kernel = (f, c // geometry.groups, *geometry.kernel_size)
     weight = torch.randn(*geometry.output_size, *kernel).to(dtype)
-    return errors(loop, gpu.forward_local, gpu.backward_local, (x, weight), geometry)
+    return errors(loop, gpu.forward_given, gpu.backward_given, (x, weight), geometry)
 
 
 def dot_of_bfloat16(self, a, b, d, *options):

@@ -3,19 +3,22 @@
 Kernels first: a program mixes the kernels of a few positions and multiplies at once, so neither
 the K convolutions nor the kernels of all positions go through memory.
 
-Bounds, not measurements, in units of one convolution of 2 N P taps C F operations (P positions):
+Bounds, not measurements, in units of one convolution (N P taps C F multiply-adds, P positions); the
+example is N = 128, C = F = 64, 32 x 32, 3 x 3, K = 8 in bfloat16:
 
 * Products: 1 forward, 3 with the backward pass, at any rank, as for a convolution.
-* Mixing: K multiply-adds in float32 for each entry of the P kernels, once for each block of
-  samples; K / N of a convolution in a pass where a block holds the batch, but outside the tensor
-  cores. At N = 128, C = F = 64, 32 x 32, 3 x 3 and K = 8: 0.3 G multiply-adds beside 9.7 GFLOP.
-* Traffic of the level-two cache, forward, in the same example and bfloat16: the input is read once
-  for each tap (151 MB, as implicit-GEMM convolutions do), the bases once for each block of 4
-  positions (K P / 4 kernels, 151 MB; one position at a time would read 604 MB). Memory sees little
-  more than input and output (34 MB).
+* Mixing: K / N forward, once more for the input's gradient and twice for the others', in float32
+  outside the tensor cores. In the example 0.3 G multiply-adds a time beside 4.8 G of products.
+* Traffic of the level-two cache, forward: the input once for each tap (151 MB, as convolutions by
+  implicit GEMM), the bases once for each block of 4 positions (K P / 4 kernels, 151 MB; one
+  position at a time would read 604 MB). Memory itself sees input and output (34 MB).
+* The same of the gradients of bases and weights: for each tap the input once for each block of 32
+  output channels (302 MB), the output's gradient once for each block of 64 input channels
+  (151 MB); and in memory partial sums for the bases, about 30 on 132 multiprocessors (35 MB,
+  written and read).
 
 So the time should not grow with the rank while the bases' part stays below the input's: up to
-about K = 8 here. Beyond that it grows with K / 4 times the size of the kernels of all positions.
+about K = 8. Beyond, it grows with K / 4 times the size of the kernels of all positions.
 
 The names mirror the compiled CPU path's.
 """
@@ -41,7 +44,7 @@ def why_not(x: Tensor, bases: Tensor, weights: Tensor, geometry: Geometry) -> st
     return _why_not(x, bases, geometry)
 
 
-def why_not_local(x: Tensor, weight: Tensor, geometry: Geometry) -> str | None:
+def why_not_given(x: Tensor, weight: Tensor, geometry: Geometry) -> str | None:
     """The same with a kernel for each position, (H', W', F, C / groups, kh, kw)."""
     return _why_not(x, weight, geometry)
 
@@ -68,9 +71,9 @@ def available(x: Tensor, bases: Tensor, weights: Tensor, geometry: Geometry) -> 
     return why_not(x, bases, weights, geometry) is None
 
 
-def available_local(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+def available_given(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     """Whether this path can compute it, with a kernel for each position."""
-    return why_not_local(x, weight, geometry) is None
+    return why_not_given(x, weight, geometry) is None
 
 
 def forward(x: Tensor, bases: Tensor, weights: Tensor, geometry: Geometry) -> Tensor:
@@ -115,7 +118,7 @@ def backward(
     return dx, dbases if needs[1] else None, dweights if needs[2] else None
 
 
-def forward_local(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+def forward_given(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """The same with a kernel for each position.
 
     Args:
@@ -128,7 +131,7 @@ def forward_local(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     return passes.forward(x, weight, None, geometry)
 
 
-def backward_local(
+def backward_given(
     x: Tensor,
     weight: Tensor,
     grad_y: Tensor,

@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convprior.errors import InputError
 from convprior.local import engine, plain
 from convprior.local.geometry import Geometry
 
@@ -262,28 +261,3 @@ def test_why_not(monkeypatch):
     assert "groups is 2" in engine.why_not(x, bases[:, :, :2], weights, grouped)
     monkeypatch.setattr(engine, "find_spec", lambda name: None)
     assert "convprior[kernels]" in engine.why_not(x, bases, weights, geometry)
-
-
-def test_compiles_where_nothing_can_be_kept_on_disk(monkeypatch):
-    from convprior.local.engine import compiling
-
-    real = compiling.njit
-
-    def refusing(cache=False, **options):
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return real(**options)
-
-    monkeypatch.setattr(compiling, "njit", refusing)
-    assert compiling.compiled(lambda a, b: a + b)(2, 3) == 5
-
-
-def test_an_error_in_a_thread_is_raised():
-    from convprior.local.engine import threads
-
-    def work(part, first, last):
-        if part == 1:
-            raise InputError("it went wrong")
-
-    with pytest.raises(InputError, match="it went wrong"):
-        threads.run(work, [(0, 1), (1, 2), (2, 3)])

@@ -1,6 +1,10 @@
 """Numba's compiler as this package uses it: without the interpreter's lock, cached on disk."""
 
+import hashlib
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from numba import cfunc, njit, types
@@ -11,9 +15,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def compiled(function: Function) -> Function:
     """Compiles at the first call; kept on disk where a folder for it can be written."""
     try:
-        return cast(Function, njit(nogil=True, cache=True)(function))
+        dispatcher = njit(nogil=True, cache=True)(function)
     except RuntimeError:  # no folder to keep it in
         return cast(Function, njit(nogil=True)(function))
+    folder = dispatcher.stats.cache_path
+    if folder is not None:
+        forget_older(Path(folder))
+    return cast(Function, dispatcher)
 
 
 def compiled_callback(function: Callable[..., None], arguments: int) -> Any:
@@ -23,3 +31,27 @@ def compiled_callback(function: Callable[..., None], arguments: int) -> Any:
         return cfunc(kind, cache=True)(function)
     except RuntimeError:
         return cfunc(kind)(function)
+
+
+@cache
+def forget_older(folder: Path) -> None:
+    """Deletes what was compiled from other sources than these.
+
+    Numba itself compiles a function again when its own file has changed, but not when a file that
+    it calls has, which here would mean writing to wrong addresses.
+    """
+    digest = _sources()
+    mark = folder / "convprior-engine.txt"
+    with suppress(OSError):
+        if mark.is_file() and mark.read_text() == digest:
+            return
+        for index in folder.glob("*.nbi"):
+            index.unlink(missing_ok=True)
+        mark.write_text(digest)
+
+
+@cache
+def _sources() -> str:
+    """A digest of the files of this folder."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

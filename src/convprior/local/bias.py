@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from convprior.local.paths.choose import needs_plain
+from convprior.local.paths.dispatch import needs_plain
 
 
 def add_bias(y: Tensor, bias: Tensor | None, spatial_bias: Tensor | None) -> Tensor:

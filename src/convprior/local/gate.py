@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from convprior.errors import InputError
 from convprior.local.combining import first_logit
-from convprior.local.paths.choose import needs_plain
+from convprior.local.paths.dispatch import needs_plain
 
 _DILATIONS = (1, 2, 4, 8)
 

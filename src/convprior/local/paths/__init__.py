@@ -1,6 +1,6 @@
 """The orders of evaluation of a local layer, behind one dispatcher.
 
-``mix`` and ``gather`` are the doors; which path they take is decided in ``choose``, from the costs
+``mix`` and ``gather`` are the doors; ``dispatch`` decides which path they take, from the costs
 in ``cost``. A path is a module with ``forward`` and ``backward``, pure functions of tensors:
 ``lines``, ``kernels_first`` and ``recompute`` (at rank one, "conv") here, and the compiled ones,
 ``convprior.local.engine`` ("compiled") and ``convprior.local.gpu``. ``autograd`` makes a
@@ -14,7 +14,7 @@ from torch import Tensor
 from convprior.local import plain
 from convprior.local.geometry import Geometry
 from convprior.local.paths.autograd import Gather, Mix
-from convprior.local.paths.choose import PATHS, choose, choose_given, use_path
+from convprior.local.paths.dispatch import PATHS, choose, choose_given, use_path
 
 __all__ = ["PATHS", "choose", "gather", "mix", "use_path"]
 

@@ -26,8 +26,11 @@ def forward(x: Tensor, bases: Tensor, weights: Tensor, geometry: Geometry) -> Te
     y = output_like(x, bases.shape[1], geometry)
     stacked = _stacked(bases, geometry)
     for some in _chunks(y, bases.shape[0]):
-        outputs = _split(_convolve(x[some], stacked, geometry), bases.shape[0], geometry)
-        mixed = torch.einsum("nhwk,nhwgkf->nhwgf", _factors(weights, some, y), outputs)
+        mixed = torch.einsum(
+            "nhwk,nhwgkf->nhwgf",
+            _factors(weights, some, y),
+            _split(_convolve(x[some], stacked, geometry), bases.shape[0], geometry),
+        )
         y[some].copy_(mixed.flatten(3).permute(0, 3, 1, 2))
     return y
 
@@ -41,17 +44,22 @@ def backward(
     stacked = _stacked(bases, geometry)
     grad_stacked = torch.zeros_like(stacked, dtype=sums(x)) if needs[1] else None
     grad_weights = torch.zeros_like(weights) if needs[2] else None
+    # What has K F channels gets no name, or it would live on beside the next one.
     for some in _chunks(grad_y, rank):
         grad = _split(grad_y[some], 1, geometry)  # (n, H', W', groups, 1, F / groups)
         if grad_weights is not None:
-            outputs = _split(_convolve(x[some], stacked, geometry), rank, geometry)
-            found = torch.einsum("nhwgkf,nhwgf->nkhw", outputs, grad.squeeze(4))
+            found = torch.einsum(
+                "nhwgkf,nhwgf->nkhw",
+                _split(_convolve(x[some], stacked, geometry), rank, geometry),
+                grad.squeeze(4),
+            )
             part = grad_weights[some] if weights.dim() == 4 else grad_weights
             part += found.to(weights.dtype).sum_to_size(part.shape)
         if needs[0] or needs[1]:
             factors = _factors(weights, some, grad_y)[:, :, :, None, :, None]
-            weighted = (factors * grad).flatten(3).permute(0, 3, 1, 2)
-            grad_some, grad_kernels = _back(weighted, x[some], stacked, geometry, needs)
+            grad_some, grad_kernels = _back(
+                (factors * grad).flatten(3).permute(0, 3, 1, 2), x[some], stacked, geometry, needs
+            )
             if grad_x is not None and grad_some is not None:
                 grad_x[some] = grad_some
             if grad_stacked is not None and grad_kernels is not None:

@@ -14,6 +14,7 @@ from inspect import signature
 from typing import Any
 
 from llvmlite import binding
+from numba.core import config
 
 from convprior.local.engine.compiling import compiled_callback
 from convprior.local.engine.vectors import (
@@ -30,7 +31,10 @@ from convprior.local.engine.vectors import (
     vector_code,
 )
 
-_FEATURES = binding.get_host_cpu_features()
+# Numba can be told to compile for another processor; then nothing is assumed of it.
+_SETTINGS: Any = config
+_RESTRICTED = _SETTINGS.CPU_NAME or _SETTINGS.CPU_FEATURES or not _SETTINGS.ENABLE_AVX
+_FEATURES = {} if _RESTRICTED else binding.get_host_cpu_features()
 HAS_PAIRS = bool(_FEATURES.get("avx512bf16"))
 ROWS = 6
 VECTORS = 4 if _FEATURES.get("avx512f") else 1

@@ -106,8 +106,8 @@ class Code:
         return self.builder.call(function, arguments)
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
-        """The vector ``a * b + c``."""
-        return self.call("llvm.fma.v16f32", FLOATS, a, b, c)
+        """The vector ``a * b + c``, rounded once where the processor can."""
+        return self.call("llvm.fmuladd.v16f32", FLOATS, a, b, c)
 
     def sum_lanes(self, vector: Value) -> Value:
         """The sum of a vector's lanes, by halves."""

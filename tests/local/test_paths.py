@@ -13,7 +13,7 @@ from convprior.errors import InputError
 from convprior.local import plain
 from convprior.local.geometry import Geometry
 from convprior.local.paths import PATHS, gather, mix, products, recompute, use_path
-from convprior.local.paths.choose import why_not
+from convprior.local.paths.dispatch import why_not
 
 OURS = ("conv", "lines", "kernels_first", "recompute")
 SHAPES = ("map", "rows", "columns", "input")

@@ -12,5 +12,12 @@ def test_own_loop_learns(capsys) -> None:
     assert capsys.readouterr().out.count("epoch") == 3
 
 
+def test_localized_network_starts_the_same_and_moves(capsys) -> None:
+    moved = runpy.run_path(str(EXAMPLES / "localize_timm.py"))["main"](pretrained=False)
+    difference = float(capsys.readouterr().out.split()[2])
+    assert difference < 1e-5
+    assert moved > 1e-6
+
+
 def test_every_example_is_tested() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"own_loop.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {"localize_timm.py", "own_loop.py"}

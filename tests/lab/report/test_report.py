@@ -314,6 +314,8 @@ def test_an_arm_that_borrows_tuned_values_controls_their_owner():
     assert "so a is not what helps" in sentences[0]
     assert "a reversed does worse than a" in sentences[1]
     assert sentences[0].split(".")[0] in text_table([], [], sentences)
+    several = parse_study({**DOCUMENT, "arms": arms, "data": ["digits", "other"], "tune": False})
+    assert all(said.startswith("digits: a reversed") for said in control_sentences(several, rows))
     lead = bottom_line(
         compare([*rows, *base], "baseline"), 1, [one for one, _ in what_controls_say(study, rows)]
     )

@@ -131,8 +131,16 @@ def what_controls_say(study: Study, rows: Sequence[Row]) -> list[tuple[Compariso
 
 
 def control_sentences(study: Study, rows: Sequence[Row]) -> list[str]:
-    """What the controls say, a sentence each, for the terminal."""
-    return [f"{one.headline}. {meaning}." for one, meaning in what_controls_say(study, rows)]
+    """What the controls say, a sentence each, for the terminal.
+
+    With several data sets or networks each begins with the one that it is about.
+    """
+    several = len(study.data) > 1, len(study.models) > 1
+    sentences = []
+    for one, meaning in what_controls_say(study, rows):
+        where = [name for name, shown in zip((one.data, one.model), several, strict=True) if shown]
+        sentences.append(": ".join([*where, f"{one.headline}. {meaning}."]))
+    return sentences
 
 
 def listed(names: Sequence[str]) -> str:

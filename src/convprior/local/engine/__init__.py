@@ -1,5 +1,7 @@
 """A compiled CPU path for low-rank local convolution, at about the cost of one convolution.
 
+Where every sample has combining weights of its own it costs that of K.
+
 Needs Numba (``pip install 'convprior[kernels]'``). The names here mirror the GPU path's.
 """
 
@@ -23,8 +25,6 @@ def why_not(x: Tensor, bases: Tensor, weights: Tensor, geometry: Geometry) -> st
         return f"input and bases are {x.dtype} and {bases.dtype}, not both float32 or bfloat16"
     if geometry.groups != 1:
         return f"groups is {geometry.groups}, not 1"
-    if weights.dim() != 3:
-        return "each sample has combining weights of its own"
     return None
 
 
@@ -39,17 +39,19 @@ def forward(x: Tensor, bases: Tensor, weights: Tensor, geometry: Geometry) -> Te
     Args:
         x: (N, C, H, W), any memory format.
         bases: (K, F, C, kh, kw), of the same dtype.
-        weights: (K, H', W'), or (K, H', 1) or (K, 1, W').
+        weights: (K, H', W'), or (K, H', 1) or (K, 1, W'), or (N, K, H', W').
         geometry: with groups 1.
 
     Returns:
         (N, F, H', W'), channels last. In bfloat16 a position's kernel is mixed in float32 and
         rounded once; sums are float32.
     """
-    from convprior.local.engine import passes
+    from convprior.local.engine import passes, per_sample
 
     if x.numel() == 0:
         return x.new_zeros(len(x), bases.shape[1], *geometry.output_size)
+    if weights.dim() == 4:
+        return per_sample.forward(x, bases, weights, geometry)
     return passes.forward(x, bases, weights, geometry)
 
 
@@ -65,7 +67,7 @@ def backward(
 
     Sums are float32; with the same number of threads the result is the same to the last bit.
     """
-    from convprior.local.engine import passes
+    from convprior.local.engine import passes, per_sample
 
     if x.numel() == 0:
         inputs = (x, bases, weights)
@@ -74,6 +76,8 @@ def backward(
             for tensor, need in zip(inputs, needs, strict=True)
         )
         return dx, dbases, dweights
+    if weights.dim() == 4:
+        return per_sample.backward(x, bases, weights, grad_y, geometry, needs)
     dx = passes.backward_input(bases, weights, grad_y, geometry) if needs[0] else None
     dbases, dweights = None, None
     if needs[1] or needs[2]:

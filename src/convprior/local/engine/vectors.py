@@ -133,6 +133,14 @@ class Code:
         """Thirty-two floats rounded to the nearest bfloat16 (AVX512-BF16)."""
         return self.call("llvm.x86.avx512bf16.cvtne2ps2bf16.512", PAIRS, high, low)
 
+    def round_neighbors(self, low: Value, high: Value) -> Value:
+        """The same, as sixteen pairs (low[i], high[i])."""
+        halves = ir.VectorType(HALF, 2 * LANES)
+        rounded = self.builder.bitcast(self.round_pairs(low, high), halves)
+        order = [lane // 2 + LANES * (lane % 2) for lane in range(2 * LANES)]
+        lanes = ir.Constant(ir.VectorType(WORD, 2 * LANES), order)
+        return self.builder.shuffle_vector(rounded, ir.Constant(halves, ir.Undefined), lanes)
+
     @contextmanager
     def loop(self, count: Value) -> Iterator[Value]:
         """Repeats what is inside for 0, 1, ... ``count - 1``; not at all if ``count`` <= 0."""

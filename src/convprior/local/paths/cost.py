@@ -7,7 +7,8 @@ With E the elements of all positions' kernels:
 - lines: one convolution as products, at any rank and number of samples;
 - kernels_first: one convolution as products, and E elements mixed, written and read, where memory
   and not the 2 K E operations take the time, so that it does not depend on K;
-- compiled, triton: the same, faster, but a call has a price.
+- compiled, triton: the same, faster, but a call has a price. Where samples have weights of their
+  own, compiled is K convolutions, in training as well; threads take whole images.
 
 Each also has a price per piece it is cut into, so that small layers stay in one piece.
 """
@@ -35,6 +36,7 @@ class Problem:
         training: a backward pass will follow.
         device: "cpu" or "cuda".
         dtype: of input and bases.
+        per_sample: every sample has weights of its own.
     """
 
     images: int
@@ -47,6 +49,7 @@ class Problem:
     training: bool
     device: str
     dtype: torch.dtype
+    per_sample: bool = False
 
     @classmethod
     def of(cls, x: Tensor, bases: Tensor, weights: Tensor, geometry: Geometry) -> "Problem":
@@ -63,6 +66,7 @@ class Problem:
             training=torch.is_grad_enabled() and wanted,
             device=x.device.type,
             dtype=x.dtype,
+            per_sample=weights.dim() == 4,
         )
 
 
@@ -124,5 +128,10 @@ def seconds(path: str, problem: Problem) -> float:
         pieces = 10 * problem.rows
         work = operations * rate.product + kernels * rate.product_kernel
         return passes * (work + pieces * rate.piece)
-    work = operations * rate.fused + kernels * rate.fused_kernel
+    if problem.per_sample:
+        threads = torch.get_num_threads()  # whole images each
+        idle = threads / min(threads, max(problem.images, 1))
+        work = idle * problem.rank * operations * rate.convolution
+    else:
+        work = operations * rate.fused + kernels * rate.fused_kernel
     return passes * (work + rate.fused_call)

@@ -28,12 +28,12 @@ from convprior.local.engine.vectors import BYTES, LANES
 
 
 @compiled
-def gradient_buffers(plan: Plan, images: int) -> Buffers:
+def gradient_buffers(plan: Plan, share: Share) -> Buffers:
     """Panels of sources come first, then the units of some kernels, then panels of targets."""
-    kernels = plan.slots * row_bytes(plan, images)
+    kernels = plan.slots * row_bytes(plan, share)
     kernel_bytes = plan.unit_rows * min(plan.vectors, VECTORS) * BYTES + 64
     targets = kernels + POSITIONS * kernel_bytes
-    target_bytes = steps_of(plan, images) * plan.vectors * BYTES + 64
+    target_bytes = steps_of(plan, share.images) * plan.vectors * BYTES + 64
     return Buffers(kernels, kernel_bytes, targets, target_bytes, targets + POSITIONS * target_bytes)
 
 
@@ -71,9 +71,9 @@ def sum_kernel_gradients(
         rows: the source row of each target row and row of taps.
         columns: the same along columns.
         scratch: address of ``gradient_buffers(...).total`` bytes, zero at first.
-        share: which rows and images.
+        share: which rows, columns and images.
     """
-    buffers = gradient_buffers(plan, share.images)
+    buffers = gradient_buffers(plan, share)
     kernels, kernel_bytes = scratch + buffers.kernels, buffers.kernel_bytes
     targets, target_bytes = scratch + buffers.sums, buffers.sum_bytes
     kept = np.full(plan.slots, OUTSIDE, np.int64)
@@ -82,8 +82,8 @@ def sum_kernel_gradients(
     dots = np.zeros((POSITIONS, plan.rank), np.float32)
     for row in range(share.first_row, share.last_row):
         keep_rows(plan, rows[row], kept, slots, source, scratch, share)
-        for column in range(0, plan.target_width, POSITIONS):
-            positions = min(POSITIONS, plan.target_width - column)
+        for column in range(share.first_column, share.last_column, POSITIONS):
+            positions = min(POSITIONS, share.last_column - column)
             first = row * plan.target_width + column
             load_targets(plan, target_gradient, targets, target_bytes, first, positions, share)
             dots[:] = 0
@@ -96,7 +96,7 @@ def sum_kernel_gradients(
                     unit = unit_of(plan, index)
                     multiply_unit(
                         plan, unit, vector, width, rows[row], column, columns, slots, scratch,
-                        buffers, share.images,
+                        buffers, share,
                     )  # fmt: skip
                     start = vector * plan.rows + width * (unit.tap * plan.words + unit.word)
                     if plan.given:
@@ -134,20 +134,20 @@ def multiply_unit(
     slots: Table,
     scratch: int,
     buffers: Buffers,
-    images: int,
+    share: Share,
 ) -> None:
     """Computes a unit of dW of neighboring targets; zeros for taps and targets outside."""
     whole = np.zeros(2, np.int64)
-    steps = steps_of(plan, images)
+    steps = steps_of(plan, share.images)
     for tap in range(unit.tap, unit.last_tap):
         tap_row, tap_column = tap // plan.kernel_width, tap % plan.kernel_width
         offset = (tap - unit.tap) * unit.length * width * BYTES
         for p in range(POSITIONS):
             source_column = OUTSIDE
-            if column + p < plan.target_width and needed[tap_row] != OUTSIDE:
+            if column + p < share.last_column and needed[tap_row] != OUTSIDE:
                 source_column = columns[column + p, tap_column]
-            panel = slots[tap_row] * row_bytes(plan, images)
-            panel += source_column * panel_bytes(plan, images)
+            panel = slots[tap_row] * row_bytes(plan, share)
+            panel += (source_column - share.first_source) * panel_bytes(plan, share.images)
             multiply(
                 plan.product,
                 unit.length,

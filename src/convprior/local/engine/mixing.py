@@ -5,11 +5,17 @@ some kilobytes, for several positions p at a time, so that a basis is read from 
 all of them.
 """
 
+from llvmlite import ir
+
 from convprior.local.engine.microkernel import HAS_PAIRS
 from convprior.local.engine.vectors import (
     BYTES,
     FLOAT,
+    FLOATS,
+    HALVES,
     INT64,
+    LANES,
+    WORDS,
     ZEROS,
     Code,
     Value,
@@ -18,7 +24,8 @@ from convprior.local.engine.vectors import (
 
 POSITIONS = 4  # of ``contract``: with four bases at a time, sixteen sums in registers
 _BASES = 4
-_VECTORS = 4  # of ``mix``: sums in registers that do not wait for each other
+_VECTORS = 4  # of ``mix``: with as many positions, sixteen sums in registers
+_TOGETHER = 4
 
 
 def _mix(
@@ -39,45 +46,60 @@ def _mix(
         code: where to write.
         bases: address of that part of the first basis.
         stride: bytes from one basis to the next.
-        vectors: of the part; an even number with ``pairs``.
+        vectors: of the part.
         rank: how many bases.
         weights: address of a list of addresses, those of a position's ``rank`` weights.
         results: address of a list of addresses, where ``sum_k weight[k] * basis[k]`` goes.
         positions: how many.
-        pairs: the sums are rounded, once at the end, to bfloat16.
+        pairs: bases are pairs of bfloat16; the sums, in float32, are rounded once at the end.
     """
     builder = code.builder
-    least = 2 if pairs else 1  # vectors that become one in the result
 
-    def mix_some(first: Value, count: int) -> None:
-        basis = code.at(bases, code.times(first, BYTES))
-        offset = builder.udiv(code.times(first, BYTES), code.constant(least))
-        with code.loop(positions) as position:
-            entry = code.times(position, 8)
-            weight = code.load(code.at(weights, entry), INT64)
-            result = code.at(code.load(code.at(results, entry), INT64), offset)
-            sums = [code.variable(ZEROS) for _ in range(count)]
-            with code.loop(rank) as k:
-                scalar = code.splat(code.load(code.at(weight, code.times(k, 4)), FLOAT))
-                row = code.at(basis, code.times(k, stride))
-                for vector, total in enumerate(sums):
-                    value = code.load(code.at(row, vector * BYTES))
+    def values(row: Value, count: int) -> list[Value]:
+        """So many vectors of floats."""
+        if not pairs:
+            return [code.load(code.at(row, vector * BYTES)) for vector in range(count)]
+        halves = [code.load(code.at(row, v * BYTES // 2), HALVES) for v in range(count)]
+        high = ir.Constant(WORDS, [16] * LANES)
+        words = [builder.shl(builder.zext(half, WORDS), high) for half in halves]
+        return [builder.bitcast(word, FLOATS) for word in words]
+
+    def mix_some(offset: Value, count: int, first: Value, several: int) -> None:
+        """``count`` vectors of floats of ``several`` positions, all their sums in registers."""
+        basis = code.at(bases, offset)
+        entries = [code.times(builder.add(first, code.constant(p)), 8) for p in range(several)]
+        factors = [code.load(code.at(weights, entry), INT64) for entry in entries]
+        sums = [[code.variable(ZEROS) for _ in range(count)] for _ in range(several)]
+        with code.loop(rank) as k:
+            row = values(code.at(basis, code.times(k, stride)), count)
+            for factor, totals in zip(factors, sums, strict=True):
+                scalar = code.splat(code.load(code.at(factor, code.times(k, 4)), FLOAT))
+                for value, total in zip(row, totals, strict=True):
                     code.set(total, code.fma(scalar, value, code.get(total)))
-            mixed = [code.get(total) for total in sums]
+        for entry, totals in zip(entries, sums, strict=True):
+            mixed = [code.get(total) for total in totals]
             if pairs:
-                mixed = [
-                    code.round_pairs(low, high)
-                    for low, high in zip(mixed[::2], mixed[1::2], strict=True)
-                ]
+                mixed = list(map(code.round_pairs, mixed[::2], mixed[1::2]))
+            result = code.at(code.load(code.at(results, entry), INT64), offset)
             for vector, value in enumerate(mixed):
                 code.store(value, code.at(result, vector * BYTES))
 
-    several = builder.udiv(vectors, code.constant(_VECTORS))
-    done = code.times(several, _VECTORS)
+    def mix_positions(offset: Value, count: int) -> None:
+        groups = builder.udiv(positions, code.constant(_TOGETHER))
+        done = code.times(groups, _TOGETHER)
+        with code.loop(groups) as group:
+            mix_some(offset, count, code.times(group, _TOGETHER), _TOGETHER)
+        with code.loop(builder.sub(positions, done)) as rest:
+            mix_some(offset, count, builder.add(done, rest), 1)
+
+    deep = 2 if pairs else 1  # vectors of floats in a vector of the layout
+    at_once = _VECTORS // deep
+    several = builder.udiv(vectors, code.constant(at_once))
+    done = code.times(several, at_once)
     with code.loop(several) as index:
-        mix_some(code.times(index, _VECTORS), _VECTORS)
-    with code.loop(builder.udiv(builder.sub(vectors, done), code.constant(least))) as index:
-        mix_some(builder.add(done, code.times(index, least)), least)
+        mix_positions(code.times(index, at_once * BYTES), _VECTORS)
+    with code.loop(builder.sub(vectors, done)) as index:
+        mix_positions(code.times(builder.add(done, index), BYTES), deep)
 
 
 mix_floats = vector_code(_mix, pairs=False)

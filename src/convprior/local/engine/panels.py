@@ -21,9 +21,9 @@ def panel_bytes(plan: Plan, images: int) -> int:
 
 
 @compiled
-def row_bytes(plan: Plan, images: int) -> int:
+def row_bytes(plan: Plan, share: Share) -> int:
     """From a row of panels to the next."""
-    return plan.source_width * panel_bytes(plan, images)
+    return share.sources * panel_bytes(plan, share.images)
 
 
 @compiled
@@ -52,7 +52,7 @@ def keep_rows(
             if free and (oldest < 0 or kept[slot] < kept[oldest]):
                 oldest = slot
         kept[oldest], slots[tap] = needed[tap], oldest
-        _load_row(plan, image, needed[tap], panels + oldest * row_bytes(plan, share.images), share)
+        _load_row(plan, image, needed[tap], panels + oldest * row_bytes(plan, share), share)
 
 
 @compiled
@@ -65,16 +65,20 @@ def _find(rows: Table, row: int) -> int:
 
 @compiled
 def _load_row(plan: Plan, image: int, row: int, panels: int, share: Share) -> None:
-    """Copies a row (N, W, C) into panels: (W, N, C), or (W, N / 2, C, 2) of pairs of images."""
+    """Copies a row (N, W, C) into panels: (W, N, C), or (W, N / 2, C, 2) of pairs of images.
+
+    W are the columns that the share reads.
+    """
     pixel = plan.source_channels * plan.itemsize
     whole = plan.source_height * plan.source_width * pixel
     channels = plan.source_channels
     apart = panel_bytes(plan, share.images)
     by_twos = plan.pairs and plan.along_batch
     for n in range(0, share.images, 2 if by_twos else 1):
-        source = image + (share.first_image + n) * whole + row * plan.source_width * pixel
+        source = image + (share.first_image + n) * whole
+        source += (row * plan.source_width + share.first_source) * pixel
         target = panels + (n // 2 * channels * 4 if by_twos else n * plan.words * 4)
-        for _ in range(plan.source_width):
+        for _ in range(share.sources):
             load(plan, target, source, whole if n + 1 < share.images else 0, channels)
             source += pixel
             target += apart

@@ -1,7 +1,6 @@
 """Forward and backward, from tensors to the compiled routines."""
 
 from functools import lru_cache
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -9,12 +8,11 @@ from torch import Tensor
 from convprior.local.engine import threads
 from convprior.local.engine.kernel_gradients import gradient_buffers, sum_kernel_gradients
 from convprior.local.engine.microkernel import HAS_PAIRS
-from convprior.local.engine.plan import Plan, Share, Table, input_table, output_table
+from convprior.local.engine.plan import Plan, Table, input_table, output_table
+from convprior.local.engine.shares import shares_of
 from convprior.local.engine.sums import sum_buffers, sum_over_taps
 from convprior.local.engine.tiling import Tiling
 from convprior.local.geometry import Geometry
-
-_IMAGES = 160  # at once: enough to hide mixing, few enough for the panels to stay in the cache
 
 
 def forward(x: Tensor, bases: Tensor, weights: Tensor, geometry: Geometry) -> Tensor:
@@ -39,15 +37,16 @@ def backward_kernels(
     laid_out = _laid_out(bases, tiling, transposed=False)
     table = _by_position(weights, geometry)
     parts = threads.parts(geometry.output_size[0])
-    gradients = torch.zeros(len(parts), *laid_out.shape)
+    gradients = [torch.zeros_like(laid_out) for _ in parts]
     table_gradient = torch.zeros_like(table)
     _sum_kernels(x, grad_y, tiling, laid_out, gradients, (table, table_gradient), geometry)
-    gradient = tiling.take_back(gradients.sum(0)).unflatten(1, geometry.kernel_size)  # type: ignore[no-untyped-call]
+    total = gradients[0]
+    for gradient in gradients[1:]:
+        total += gradient
+    bases_gradient = torch.empty_like(bases, memory_format=torch.contiguous_format)
+    tiling.take_back(total, bases_gradient.flatten(3).permute(0, 3, 2, 1))
     table_gradient = table_gradient.t().reshape(len(bases), *geometry.output_size)
-    return (
-        gradient.permute(0, 4, 3, 1, 2).to(bases.dtype),
-        table_gradient.sum_to_size(weights.shape).to(weights.dtype),
-    )
+    return bases_gradient, table_gradient.sum_to_size(weights.shape).to(weights.dtype)
 
 
 def forward_given(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
@@ -67,7 +66,7 @@ def backward_kernels_given(x: Tensor, weight: Tensor, grad_y: Tensor, geometry: 
     tiling = _tiling(weight[0], pairs=False, transposed=False)
     gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
     table = torch.zeros(geometry.positions, 1)
-    _sum_kernels(x, grad_y, tiling, None, gradient, (table, table), geometry)
+    _sum_kernels(x, grad_y, tiling, None, [gradient], (table, table), geometry)
     return gradient
 
 
@@ -93,8 +92,8 @@ def _sum_over_taps(
     )
 
     def work(_part: int, first: int, last: int) -> None:
-        for share in _shares(plan, len(x), first, last):
-            scratch = torch.zeros(sum_buffers(plan, share.images).total, dtype=torch.uint8)
+        for share in shares_of(plan, len(x), (first, last), columns):
+            scratch = threads.scratch(sum_buffers(plan, share).total)
             sum_over_taps(
                 plan,
                 x.data_ptr(),
@@ -116,13 +115,13 @@ def _sum_kernels(
     grad_y: Tensor,
     tiling: Tiling,
     bases: Tensor | None,
-    gradients: Tensor,
+    gradients: list[Tensor],
     tables: tuple[Tensor, Tensor],
     geometry: Geometry,
 ) -> None:
     """Adds to ``gradients`` of the bases, one for each thread, and to the second of the ``tables``.
 
-    Without ``bases``, ``gradients`` are those of given kernels, and the tables not used.
+    Without ``bases``, the only one is that of given kernels, and the tables are not used.
     """
     x, grad_y = _channels_last(x), _channels_last(grad_y)
     rows, columns = _tables(geometry, transposed=False)
@@ -130,14 +129,14 @@ def _sum_kernels(
     plan = _plan(tiling, geometry, rank, x.element_size(), _has_pairs(x), along_batch=True)
 
     def work(part: int, first: int, last: int) -> None:
-        for share in _shares(plan, len(x), first, last):
-            scratch = torch.zeros(gradient_buffers(plan, share.images).total, dtype=torch.uint8)
+        for share in shares_of(plan, len(x), (first, last), columns):
+            scratch = threads.scratch(gradient_buffers(plan, share).total)
             sum_kernel_gradients(
                 plan,
                 x.data_ptr(),
                 grad_y.data_ptr(),
                 0 if bases is None else bases.data_ptr(),
-                (gradients if bases is None else gradients[part]).data_ptr(),
+                gradients[0 if bases is None else part].data_ptr(),
                 tables[0].numpy(),
                 tables[1].numpy(),
                 rows,
@@ -157,8 +156,9 @@ def _tiling(bases: Tensor, pairs: bool, transposed: bool) -> Tiling:
 
 
 def _laid_out(bases: Tensor, tiling: Tiling, transposed: bool) -> Tensor:
-    axes = (0, 3, 4, 1, 2) if transposed else (0, 3, 4, 2, 1)
-    return tiling.lay_out(bases.detach().permute(axes).flatten(1, 2))
+    axes = (0, 3, 1, 2) if transposed else (0, 3, 2, 1)
+    dtype = torch.bfloat16 if tiling.pairs else torch.float32
+    return tiling.lay_out(bases.detach().flatten(3).permute(axes), dtype)
 
 
 @lru_cache
@@ -216,14 +216,3 @@ def _by_position(weights: Tensor, geometry: Geometry) -> Tensor:
     """(K, H', W'), or what broadcasts to it, as (positions, K) in float32."""
     weights = weights.detach().float().expand(-1, *geometry.output_size)
     return weights.flatten(1).t().contiguous()
-
-
-def _shares(plan: Plan, images: int, first_row: int, last_row: int) -> list[Share]:
-    """Some rows of all images, in parts of nearly as many images.
-
-    Given kernels are not mixed again for each part, but read, and their gradients written: one
-    part.
-    """
-    parts = 1 if plan.given else -(-images // _IMAGES)
-    bounds = [images * part // parts for part in range(parts + 1)]
-    return [Share(first, last - first, first_row, last_row) for first, last in pairwise(bounds)]

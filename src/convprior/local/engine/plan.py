@@ -1,6 +1,6 @@
 """What a compiled routine must know of a problem: integers, and tables of positions."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,12 +94,19 @@ class Plan(NamedTuple):
 
 
 class Share(NamedTuple):
-    """A thread's part of the work: some rows of targets, for some images."""
+    """A thread's part of the work: some rows and columns of targets, for some images.
+
+    ``first_source`` and ``sources`` are the source columns that they read.
+    """
 
     first_image: int
     images: int
     first_row: int
     last_row: int
+    first_column: int
+    last_column: int
+    first_source: int
+    sources: int
 
 
 class Unit(NamedTuple):
@@ -123,8 +130,8 @@ def unit_of(plan: Plan, index: int) -> Unit:
 
 
 @compiled
-def panel_of(plan: Plan, panel: int) -> tuple[int, int]:
-    """A panel's first vector and how many, as ``Tiling.widths``."""
+def panel_of(plan: Any, panel: int) -> tuple[int, int]:
+    """A panel's first vector and how many, as ``Tiling.widths``, of whatever has both counts."""
     least, wider = plan.vectors // plan.panels, plan.vectors % plan.panels
     return panel * least + min(panel, wider), least + (panel < wider)
 

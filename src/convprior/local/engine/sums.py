@@ -39,12 +39,12 @@ class Buffers(NamedTuple):
 
 
 @compiled
-def sum_buffers(plan: Plan, images: int) -> Buffers:
+def sum_buffers(plan: Plan, share: Share) -> Buffers:
     """Panels come first, then the units of some kernels, then sums of as many positions."""
-    kernels = plan.slots * row_bytes(plan, images)
+    kernels = plan.slots * row_bytes(plan, share)
     kernel_bytes = plan.unit_rows * min(plan.vectors, VECTORS) * BYTES + 64
     sums = kernels + POSITIONS * kernel_bytes
-    sum_bytes = images * plan.vectors * BYTES + 64
+    sum_bytes = share.images * plan.vectors * BYTES + 64
     return Buffers(kernels, kernel_bytes, sums, sum_bytes, sums + POSITIONS * sum_bytes)
 
 
@@ -71,9 +71,9 @@ def sum_over_taps(
         rows: the source row of each target row and row of taps.
         columns: the same along columns.
         scratch: address of ``sum_buffers(...).total`` bytes, zero at first.
-        share: which rows and images.
+        share: which rows, columns and images.
     """
-    buffers = sum_buffers(plan, share.images)
+    buffers = sum_buffers(plan, share)
     kept = np.full(plan.slots, OUTSIDE, np.int64)
     slots = np.full(plan.kernel_height, OUTSIDE, np.int64)
     segments = np.zeros((POSITIONS, plan.group, 2), np.int64)
@@ -81,8 +81,8 @@ def sum_over_taps(
     started = np.zeros(POSITIONS, np.int64)
     for row in range(share.first_row, share.last_row):
         keep_rows(plan, rows[row], kept, slots, source, scratch, share)
-        for column in range(0, plan.target_width, POSITIONS):
-            positions = min(POSITIONS, plan.target_width - column)
+        for column in range(share.first_column, share.last_column, POSITIONS):
+            positions = min(POSITIONS, share.last_column - column)
             for panel in range(plan.panels):
                 vector, width = panel_of(plan, panel)
                 started[:] = 0
@@ -91,7 +91,7 @@ def sum_over_taps(
                     mix_unit(
                         plan, unit, bases, weights, vector, width, row, column, positions,
                         rows, columns, slots, segments, counts, scratch + buffers.kernels,
-                        buffers.kernel_bytes, share.images,
+                        buffers.kernel_bytes, share,
                     )  # fmt: skip
                     for p in range(positions):
                         if counts[p] == 0 and (started[p] or index < plan.units - 1):
@@ -133,7 +133,7 @@ def mix_unit(
     counts: Table,
     kernels: int,
     kernel_bytes: int,
-    images: int,
+    share: Share,
 ) -> None:
     """Mixes a unit of the kernels of neighboring targets, and lists what they are multiplied with.
 
@@ -142,7 +142,6 @@ def mix_unit(
     """
     weight_list = np.empty(POSITIONS, np.int64)
     kernel_list = np.empty(POSITIONS, np.int64)
-    deep = 2 if plan.pairs else 1
     counts[:] = 0
     offset = 0
     for tap in range(unit.tap, unit.last_tap):
@@ -157,17 +156,17 @@ def mix_unit(
                 position = source_row * plan.source_width + source_column
             weight_list[found] = weights + position * plan.weight_bytes
             kernel_list[found] = kernels + p * kernel_bytes + offset
-            panel = slots[tap_row] * row_bytes(plan, images)
-            panel += source_column * panel_bytes(plan, images)
+            panel = slots[tap_row] * row_bytes(plan, share)
+            panel += (source_column - share.first_source) * panel_bytes(plan, share.images)
             segments[p, counts[p], 0] = panel + unit.word * 4
             segments[p, counts[p], 1] = offset
             counts[p] += 1
             found += 1
-        start = (vector * plan.rows + width * (tap * plan.words + unit.word)) * deep * BYTES
+        start = (vector * plan.rows + width * (tap * plan.words + unit.word)) * BYTES
         mix = (
             bases + start,
-            plan.rows * plan.vectors * deep * BYTES,
-            unit.length * width * deep,
+            plan.rows * plan.vectors * BYTES,
+            unit.length * width,
             plan.rank,
             weight_list.ctypes.data,
             kernel_list.ctypes.data,
@@ -226,7 +225,7 @@ def store(
     for n in range(share.images):
         place = (share.first_image + n) * plan.target_height + row
         address = target + (place * plan.target_width + column) * pixel
-        for p in range(min(POSITIONS, plan.target_width - column)):
+        for p in range(min(POSITIONS, share.last_column - column)):
             values = sums + p * sum_bytes + n * plan.vectors * BYTES
             if plan.itemsize == 2:
                 round_halves(address, values, plan.target_channels)

@@ -1,12 +1,14 @@
 """Work on rows in as many threads as PyTorch uses."""
 
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 
 
 @cache
@@ -16,6 +18,22 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 if hasattr(os, "register_at_fork"):  # threads do not survive a fork, nor would their pool
     os.register_at_fork(after_in_child=_pool.cache_clear)
+
+_kept = threading.local()
+_KEPT_BYTES = 4 << 20
+
+
+def scratch(size: int) -> Tensor:
+    """So many bytes, zero, for this thread until it asks again.
+
+    They are kept, where they are few: each call for new ones would make the process larger.
+    """
+    if size > _KEPT_BYTES:
+        return torch.zeros(size, dtype=torch.uint8)
+    memory: Tensor | None = getattr(_kept, "memory", None)
+    if memory is None or len(memory) < size:
+        _kept.memory = memory = torch.empty(size, dtype=torch.uint8)
+    return memory[:size].zero_()
 
 
 def parts(rows: int) -> list[tuple[int, int]]:

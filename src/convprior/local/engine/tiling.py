@@ -5,6 +5,7 @@ channel. It is cut into *panels* of up to four vectors of columns, each contiguo
 a panel into *units* that fit into half of a first-level cache.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -34,9 +35,14 @@ class Tiling:
     pairs: bool
 
     @property
+    def deep(self) -> int:
+        """Source channels of a row."""
+        return 2 if self.pairs else 1
+
+    @property
     def words(self) -> int:
         """Rows of a tap."""
-        return -(-self.source // 2) if self.pairs else self.source
+        return -(-self.source // self.deep)
 
     @property
     def rows(self) -> int:
@@ -84,22 +90,29 @@ class Tiling:
         """Rows of the largest unit."""
         return self.length if self.blocks > 1 else self.group * self.words
 
-    def lay_out(self, kernels: Tensor) -> Tensor:
-        """(K, taps, source, target) as (K, elements), float32."""
-        kernels = kernels.float()
-        deep = 2 if self.pairs else 1
-        padding = (0, self.vectors * LANES - self.target, 0, self.words * deep - self.source)
-        kernels = torch.nn.functional.pad(kernels, padding)
-        kernels = kernels.reshape(len(kernels), self.rows, deep, -1)
-        panels = kernels.split_with_sizes([LANES * width for width in self.widths], dim=3)
-        return torch.cat([panel.transpose(2, 3).flatten(1) for panel in panels], dim=1)
+    def lay_out(self, kernels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(K, taps, source, target), of any strides, as (K, elements)."""
+        exact = self.source == self.words * self.deep and self.target == self.vectors * LANES
+        make = torch.empty if exact else torch.zeros
+        laid_out = make(len(kernels), self.rows * self.deep * self.vectors * LANES, dtype=dtype)
+        for panel, columns in self._panels(laid_out, kernels):
+            for half in range(self.deep):
+                part = columns[:, :, half :: self.deep]
+                panel[:, :, : part.shape[2], : part.shape[3], half] = part
+        return laid_out
 
-    def take_back(self, laid_out: Tensor) -> Tensor:
-        """The inverse of ``lay_out``, for a layout without pairs."""
-        sizes = [self.rows * LANES * width for width in self.widths]
-        panels = [
-            panel.view(len(panel), self.rows, -1)
-            for panel in laid_out.split_with_sizes(sizes, dim=1)
-        ]
-        kernels = torch.cat(panels, dim=2)[..., : self.target]
-        return kernels.reshape(len(kernels), self.taps, self.source, self.target)
+    def take_back(self, laid_out: Tensor, kernels: Tensor) -> None:
+        """Copies to ``kernels`` what ``lay_out`` would make ``laid_out``; without pairs."""
+        for panel, columns in self._panels(laid_out, kernels):
+            columns.copy_(panel[..., : columns.shape[3], 0])
+
+    def _panels(self, laid_out: Tensor, kernels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each panel as (K, taps, words, target, deep), and the columns of kernels in it."""
+        widths = [LANES * width for width in self.widths]
+        sizes = [self.rows * self.deep * width for width in widths]
+        parts = laid_out.split_with_sizes(sizes, dim=1)
+        first = 0
+        for part, width in zip(parts, widths, strict=True):
+            panel = part.unflatten(1, (self.taps, self.words, width, self.deep))  # type: ignore[no-untyped-call]
+            yield panel, kernels[..., first : first + width]
+            first += width

@@ -9,6 +9,7 @@ Differences: the last convolution starts with zeros, so that a fresh layer is a 
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from torch.utils.checkpoint import checkpoint
 from convprior.errors import InputError
 from convprior.local.combining import first_logit
 from convprior.local.paths.dispatch import needs_plain
+
+CHUNK_BYTES = 8 << 20
+"""The largest step in between takes at most about this on a CPU, whatever the number of samples."""
 
 _DILATIONS = (1, 2, 4, 8)
 
@@ -98,20 +102,31 @@ class InputGate(nn.Module):
         """Maps (N, C, H, W) to logits (N, K, H', W'); in 1-d H = H' = 1.
 
         Nothing but ``x`` is kept for the gradient: the steps in between are several times larger
-        and cost next to nothing to compute again.
+        and cost next to nothing to compute again. They are of a few samples at a time, since
+        memory that is asked for anew costs more than what happens in it.
         """
         weights = {name: getattr(self, name) for name in self._parameters}
-        if needs_plain(x) or not torch.is_grad_enabled():
+        if needs_plain(x) or not len(x):
             return gate_logits(x, weights, self.dilations, output_size)
         # The tensors go in as arguments: by the time of the gradient, torch.func.functional_call
         # may have put others in their place.
-        logits: Tensor = checkpoint(
-            gate_logits,
-            *(x, weights, self.dilations, output_size),
-            use_reentrant=False,
-            preserve_rng_state=False,
-        )
-        return logits
+        logits = [
+            checkpoint(
+                gate_logits,
+                *(some, weights, self.dilations, output_size),
+                use_reentrant=False,
+                preserve_rng_state=False,
+            )
+            for some in x.split(self._samples(x, output_size))
+        ]
+        return torch.cat(logits) if len(logits) > 1 else logits[0]
+
+    def _samples(self, x: Tensor, output_size: tuple[int, int]) -> int:
+        """How many are computed at once."""
+        if x.device.type != "cpu":
+            return len(x)
+        largest = 6 * self.rank * output_size[0] * output_size[1] * x.element_size()
+        return max(CHUNK_BYTES // largest, 1)
 
 
 def gate_logits(
@@ -128,10 +143,16 @@ def gate_logits(
         return nn.functional.conv2d(x, weight, bias, dilation=dilation, groups=groups)
 
     z = conv(x, "reduce")
-    own = _resized(z, output_size)
-    # Added to zeros, so that all branches have one memory format, which cat then keeps.
-    branches = [own, torch.zeros_like(own) + z.mean((2, 3), keepdim=True)]
-    branches += [_resized(conv(z, f"context{d}", d), output_size) for d in dilations]
+    # Under autocast all but the products is done in full precision: on a CPU the gradients of
+    # depthwise convolutions with a dilation are slow in bfloat16.
+    full = weights["reduce_weight"].dtype
+    lowered = z.dtype != full
+    with torch.autocast(x.device.type, enabled=False) if lowered else nullcontext():
+        z = z.to(full)
+        own = _resized(z, output_size)
+        # Added to zeros, so that all branches have one memory format, which cat then keeps.
+        branches = [own, torch.zeros_like(own) + z.mean((2, 3), keepdim=True)]
+        branches += [_resized(conv(z, f"context{d}", d), output_size) for d in dilations]
     h = conv(torch.cat(branches, 1), "merge").relu()
     return conv(conv(h, "widen").sigmoid(), "logits")
 

@@ -13,7 +13,7 @@ from convprior.local.engine.microkernel import HAS_PAIRS, multiply
 from convprior.local.engine.plan import OUTSIDE, Table, panel_of
 from convprior.local.engine.vectors import BYTES, FLOAT, ZEROS, Code, Value, vector_code
 
-_WORDS = 64  # 32-bit elements along positions: those of w_k dy and of x fit a first-level cache
+_WORDS = 256  # 32-bit elements along positions: more of them, and fewer visits to the sums
 
 
 @compiled

@@ -17,6 +17,7 @@ from convprior.local.paths.dispatch import why_not
 
 OURS = ("conv", "lines", "kernels_first", "recompute")
 SHAPES = ("map", "rows", "columns", "input")
+EVERY_SHAPE = (*SHAPES, "constant")
 
 
 def shape_of(kind: str, images: int, rank: int, size: tuple[int, int]) -> tuple[int, ...]:
@@ -25,6 +26,7 @@ def shape_of(kind: str, images: int, rank: int, size: tuple[int, int]) -> tuple[
         "map": (rank, rows, columns),
         "rows": (rank, rows, 1),
         "columns": (rank, 1, columns),
+        "constant": (rank, 1, 1),
         "input": (images, rank, rows, columns),
     }[kind]
 
@@ -77,7 +79,7 @@ sides = st.tuples(*(st.integers(0, 4) for _ in range(4)))
 
 @st.composite
 def geometries(drawn: st.DrawFn) -> Geometry:
-    """Even kernels, unequal padding and padding beyond the kernel among them."""
+    """Even kernels, unequal padding, padding beyond the kernel and single lines among them."""
     size, kernel, padding = drawn(sizes), drawn(kernel_sizes), list(drawn(sides))
     dilation = drawn(st.tuples(st.integers(1, 2), st.integers(1, 2)))
     for axis in range(2):
@@ -86,10 +88,12 @@ def geometries(drawn: st.DrawFn) -> Geometry:
         padding[2 * axis + 1] += max(missing, 0)
     top, bottom, left, right = padding
     groups = drawn(st.sampled_from((1, 1, 2, 4)))
-    return Geometry(size, kernel, drawn(steps), (top, bottom, left, right), dilation, groups)
+    single = drawn(st.sampled_from((None, None, 0, 1)))
+    stride = tuple(99 if axis == single else step for axis, step in enumerate(drawn(steps)))
+    return Geometry(size, kernel, stride, (top, bottom, left, right), dilation, groups)
 
 
-@given(geometries(), st.sampled_from(SHAPES), st.integers(1, 3), st.booleans(), st.booleans())
+@given(geometries(), st.sampled_from(EVERY_SHAPE), st.integers(1, 3), st.booleans(), st.booleans())
 def test_every_path_in_float64(
     geometry: Geometry, kind: str, rank: int, small_tiles: bool, channels_last: bool
 ) -> None:
@@ -213,6 +217,24 @@ def test_derivatives_of_a_kernel_for_each_position() -> None:
 
     assert gradcheck(function, (x, weight))
     assert gradgradcheck(function, (x, weight))
+
+
+@pytest.mark.parametrize("kind", ["rows", "columns", "constant"])
+@pytest.mark.parametrize("size", [(6, 3), (3, 6), (3, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_single_lines_of_positions(size: tuple[int, int], kind: str, dtype: torch.dtype) -> None:
+    """W' = 1, H' = 1 or both; also by the compiled path, which the shapes above leave out."""
+    geometry = Geometry(size, (3, 3))
+    parts = layer(geometry, kind, dtype=dtype)
+    wanted = with_gradients(parts, plain.mix_outputs(*parts, geometry))
+    paths = [path for path in PATHS if why_not(path, *parts, geometry) is None]
+    assert {"lines", "kernels_first", "recompute"} <= set(paths)
+    assert ("compiled" in paths) == (dtype == torch.float32)
+    for path in paths:
+        found = with_gradients(parts, mix(*parts, geometry, path))
+        for got, right in zip(found, wanted, strict=True):
+            assert got.shape == right.shape
+            assert relative(got, right) < 10 * torch.finfo(dtype).eps, path
 
 
 @pytest.mark.parametrize("path", ["plain", *OURS])

@@ -4,7 +4,11 @@
 in ``cost``. A path is a module with ``forward`` and ``backward``, pure functions of tensors:
 ``lines``, ``kernels_first`` and ``recompute`` (at rank one, "conv") here, and the compiled ones,
 ``convprior.local.engine`` ("compiled") and ``convprior.local.gpu``. ``autograd`` makes a
-differentiable operation of each, which keeps nothing but its inputs.
+differentiable operation of each, which keeps nothing but its inputs for the backward pass.
+
+``plain`` is no path of this kind: it keeps what ordinary operations keep, the K outputs, or the
+patches where a kernel is given for each position. Left to itself, the dispatcher takes it in
+training for small layers alone, see ``dispatch.KEPT_BYTES`` and ``dispatch.SMALL_GIVEN``.
 """
 
 import importlib
@@ -52,6 +56,8 @@ def mix(
         return plain.mix_outputs(x, bases, weights, geometry)
     if name == "kernels_first":
         weights = weights.expand(-1, *geometry.output_size)
+    elif weights.shape[1:] == (1, 1):  # the same everywhere: along rows, as good as along columns
+        weights = weights.expand(-1, geometry.output_size[0], 1)
     made: Tensor = Mix.apply(x, bases, weights, geometry, importlib.import_module(_MODULES[name]))
     return made
 
@@ -75,9 +81,6 @@ def gather(x: Tensor, weight: Tensor, geometry: Geometry, path: str = "auto") ->
     if name == "plain":
         return plain.local_plain(x, weight, geometry)
     module = importlib.import_module(_MODULES[name])
-    if name == "triton":
-        passes = module.forward_local, module.backward_local
-    else:
-        passes = module.forward_given, module.backward_given
+    passes = module.forward_given, module.backward_given
     made: Tensor = Gather.apply(x, weight, geometry, *passes)
     return made

@@ -89,7 +89,10 @@ class Gather(torch.autograd.Function):
 def _of_plain(
     definition: Callable[..., Tensor], ctx: Any, needs: tuple[bool, ...], grad_y: Tensor
 ) -> list[Tensor | None]:
-    wanted = [tensor for tensor, need in zip(ctx.saved_tensors, needs, strict=True) if need]
-    y = definition(*ctx.saved_tensors, ctx.geometry)
+    # Saved tensors may depend on each other, as weights that a gate has read off x do. Aliases do
+    # not, so these gradients are partial ones; what comes before is other nodes' to add.
+    aliases = [tensor.view_as(tensor) for tensor in ctx.saved_tensors]
+    wanted = [alias for alias, need in zip(aliases, needs, strict=True) if need]
+    y = definition(*aliases, ctx.geometry)
     found = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=True))
     return [next(found) if need else None for need in needs]

@@ -117,7 +117,7 @@ class InputGate(nn.Module):
                 use_reentrant=False,
                 preserve_rng_state=False,
             )
-            for some in x.split(self._samples(x, output_size))
+            for some in torch.split(x, self._samples(x, output_size))
         ]
         return torch.cat(logits) if len(logits) > 1 else logits[0]
 

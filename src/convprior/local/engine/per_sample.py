@@ -119,8 +119,9 @@ def backward_kernels(
             )
 
     threads.run(work, parts)
-    gradient = torch.unflatten(tiling.take_back(gradients.sum(0)), 1, geometry.kernel_size)
-    return gradient.permute(0, 4, 3, 1, 2).to(bases.dtype)
+    gradient = torch.empty(bases.shape, dtype=bases.dtype)
+    tiling.take_back(gradients.sum(0), gradient.flatten(3).permute(0, 3, 2, 1))
+    return gradient
 
 
 def _tiling(bases: Tensor, pairs: bool, transposed: bool) -> Tiling:
@@ -132,9 +133,9 @@ def _tiling(bases: Tensor, pairs: bool, transposed: bool) -> Tiling:
 
 def _laid_out(bases: Tensor, tiling: Tiling, transposed: bool) -> Tensor:
     """As ``Tiling`` has them, pairs as pairs of bfloat16."""
-    axes = (0, 3, 4, 1, 2) if transposed else (0, 3, 4, 2, 1)
-    laid_out = tiling.lay_out(bases.detach().permute(axes).flatten(1, 2))
-    return laid_out.bfloat16() if tiling.pairs else laid_out
+    axes = (0, 3, 1, 2) if transposed else (0, 3, 2, 1)
+    dtype = torch.bfloat16 if tiling.pairs else torch.float32
+    return tiling.lay_out(bases.detach().flatten(3).permute(axes), dtype)
 
 
 @lru_cache

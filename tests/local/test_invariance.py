@@ -255,3 +255,43 @@ def test_going_back_keeps_what_hangs_on_a_layer():
     back = delocalize(localize(parametrized, x, 1))
     assert type(back[0]) is nn.Conv2d
     assert torch.allclose(back(x), parametrized(x), atol=1e-6)
+
+
+def tied_network(what):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 1))
+    for layer in net[1:] if what == "bias" else net[1:2]:
+        setattr(layer, what, getattr(net[0], what))
+    return net
+
+
+@pytest.mark.parametrize("what", ["weight", "bias"])
+def test_ties_survive_there_and_back(what):
+    net, x = tied_network(what), torch.randn(1, 3, 12, 12)
+    for inplace in (False, True):
+        back = delocalize(localize(net, x, 2), inplace=inplace)
+        assert type(back[0]) is type(back[1]) is nn.Conv2d
+        assert getattr(back[0], what) is getattr(back[1], what)
+        assert torch.allclose(back(x), net(x), atol=1e-6)
+        if what == "bias":
+            assert back[2].bias is back[0].bias
+
+
+@pytest.mark.parametrize("what", ["weight", "bias"])
+def test_ties_that_cannot_survive(what):
+    local = localize(tied_network(what), torch.randn(1, 3, 12, 12), 2)
+    with torch.no_grad():
+        if what == "weight":
+            # The second layer takes its first basis alone.
+            local[1].row_logits[0] += 50
+        else:
+            local[1].row_bias += 0.5
+    modules = list(local)
+    reason = "'0' and '1' share their weight" if what == "weight" else "'1' shares its bias with 2"
+    with pytest.raises(InputError, match=reason):
+        delocalize(local, inplace=True)
+    assert list(local) == modules
+    if what == "bias":
+        pair = nn.Sequential(*modules[:2])
+        with pytest.raises(InputError, match="'0' and '1' share their bias and have become"):
+            delocalize(pair)

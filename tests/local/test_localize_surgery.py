@@ -86,8 +86,9 @@ def test_hooks_stay_and_their_handles_remove_them():
     x, expected = images(), net(images()).detach()
     seen.clear()
     localize(net, x, 2, inplace=True)
-    # The pass that finds the sizes is one more forward pass, of the convolution.
-    assert seen == [("pre", nn.Conv2d), ("after", nn.Conv2d)]
+    # Two more forward passes: one finds the sizes, one compares the outputs.
+    kinds = (nn.Conv2d, LowRankLocalConv2d)
+    assert seen == [(when, kind) for kind in kinds for when in ("pre", "after")]
     seen.clear()
     y = net(x.requires_grad_())
     assert torch.allclose(y, expected, atol=1e-6)
@@ -276,6 +277,12 @@ def test_tied_weights_stay_tied():
         localize(net, x, 2, "0")
     with pytest.raises(InputError, match="'0' and '1' share a weight"):
         localize(net, x, "full")
+    net[1].weight = nn.Parameter(net[0].weight.detach().clone())
+    with pytest.raises(InputError, match="'0' and '1' share a bias, which would become one for"):
+        localize(net, x, "full")
+    with pytest.raises(InputError, match=r"'0' shares its bias with 1.bias"):
+        localize(net, x, "full", layers="0")
+    net[1].weight = net[0].weight
     relax_(net, x, rank=2)
     assert net[0].weight is net[1].weight
 
@@ -341,6 +348,55 @@ def test_subclasses_that_compute_something_else_are_never_converted():
     assert difference(net, local, x) < 1e-6
 
 
+class WithBranch(nn.Conv2d):
+    """As LoRA has it: a branch that is zero until it is trained."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.branch = nn.Conv2d(self.in_channels, self.out_channels, 3, self.stride, self.padding)
+        nn.init.zeros_(self.branch.weight)
+        nn.init.zeros_(self.branch.bias)
+
+    def forward(self, x):
+        return super().forward(x) + self.branch(x)
+
+
+class Gained(nn.Conv2d):
+    localizable = True
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.register_buffer("gain", torch.ones(()))
+
+    def forward(self, x):
+        return self.gain * super().forward(x)
+
+
+@pytest.mark.parametrize(("kind", "part"), [(WithBranch, "branch"), (Gained, "gain")])
+def test_subclasses_with_parts_of_their_own_are_never_converted(kind, part):
+    net, x = network(kind=kind), images()
+    for options in ({"layers": ["0"]}, {"layers": kind}):
+        with pytest.raises(InputError, match=f"'0' is a {kind.__name__} with {part} besides"):
+            localize(net, x, 2, **options)
+    mixed = nn.Sequential(kind(3, 3, 3), nn.Conv2d(3, 3, 3))
+    local = localize(mixed, x, 2, lambda name, _: name in "01", subclasses=True)
+    assert [type(layer) for layer in local] == [kind, LowRankLocalConv2d]
+
+
+def test_what_users_hang_on_a_plain_convolution_stays():
+    net, x = network(), images()
+    net[0].scale = nn.Parameter(torch.tensor(3.0))
+    net[0].act = nn.Tanh()
+    net[0].register_buffer("weight_shift", torch.tensor(2.0))
+    net[0].register_buffer("unsaved", torch.ones(()), persistent=False)
+    net[0].register_forward_hook(lambda m, _, y: m.act(y) * m.scale + m.weight_shift)
+    local = localize(net, x, 2)
+    assert difference(net, local, x) < 1e-6
+    assert {"0.scale", "0.weight_shift"} <= set(local.state_dict())
+    assert "0.unsaved" not in local.state_dict()
+    assert local[0].unsaved == 1
+
+
 def test_own_subclass_of_a_convertible_class_is_left_alone():
     class Noisy(HeConv2d):
         def forward(self, x):
@@ -404,6 +460,7 @@ def test_nothing_to_change_says_why():
         ({"layers": "3"}, "'3' matches no convolution"),
         ({"layers": lambda *_: False}, "layers is a function that chose none"),
         ({"layers": 3}, "layers has 3"),
+        ({"layers": []}, "layers is empty; name some, or give None"),
         ({"weights": "both"}, "weights is 'both'"),
         ({"normalize": "sum"}, "normalize is 'sum'"),
     ],

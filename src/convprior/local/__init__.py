@@ -13,6 +13,7 @@ from convprior.local.invariance import InvarianceReport, LayerInvariance, invari
 from convprior.local.layers import LowRankLocalConv2d
 from convprior.local.layers_1d import LocalConv1d, LowRankLocalConv1d
 from convprior.local.local_conv import LocalConv2d
+from convprior.local.localizable import LocalizableLayer, LocalizableLayers, localizable
 from convprior.local.localize import localize
 from convprior.local.maps import CombiningMaps, combining_maps
 from convprior.local.optimizer_groups import param_groups
@@ -26,12 +27,15 @@ __all__ = [
     "LayerInvariance",
     "LocalConv1d",
     "LocalConv2d",
+    "LocalizableLayer",
+    "LocalizableLayers",
     "LowRankLocalConv1d",
     "LowRankLocalConv2d",
     "combining_maps",
     "delocalize",
     "invariance_report",
     "local_conv2d",
+    "localizable",
     "localize",
     "low_rank_local_conv2d",
     "param_groups",

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 from convprior._random import mix
 from convprior.errors import InputError
 from convprior.filters.prior.redraw import number_of
-from convprior.local.combining import Normalize, WeightsMode
+from convprior.local.combining import Normalize, WeightsMode, first_logit, normalized
 from convprior.local.low_rank import LowRankLocalConvNd
 from convprior.local.parametrized import parametrize_bases_
 from convprior.local.surgery import arguments_of, drawing, local_class, memory_format_of, mode_of
@@ -82,15 +82,12 @@ def low_rank_of(site: Site, conversion: Conversion) -> LowRankLocalConvNd:
             _spread_logits_(layer, conversion, generator)
             parametrize_bases_(layer, site, rank)
         else:
-            bases = _spread(conv.weight, rank, conversion.relative_noise, generator)
             if conversion.normalize == "softmax":
                 for table in _logits(layer):
                     table.zero_()
-            else:
-                bases = bases / math.sqrt(rank)
-            layer.weight.data = bases.to(conv.weight.dtype).contiguous(
-                memory_format=memory_format_of(conv.weight)
-            )
+            total = rank * _first_weight(layer)
+            bases = _spread(conv.weight, total, rank, conversion.relative_noise, generator)
+            layer.weight.data = bases.contiguous(memory_format=memory_format_of(conv.weight))
     if conv.bias is not None:
         layer.bias = conv.bias
     return layer
@@ -122,20 +119,41 @@ def local_of(site: Site) -> Any:
     return layer
 
 
-def _spread(weight: Tensor, rank: int, relative_noise: float, generator: Generator) -> Tensor:
-    """``W + delta_k`` one after another, in float32 or more.
+def _spread(
+    weight: Tensor, total: float, rank: int, relative_noise: float, generator: Generator
+) -> Tensor:
+    """``W / total + delta_k`` one after another.
 
     ``delta_k`` has ``relative_noise`` times the root mean square of its filter, and where a filter
     is zero that of a fresh one: equal bases would stay equal for ever.
+
+    Rounded to the dtype of the weight, the bases would have another sum. So each in turn takes as
+    much of what is missing as it can hold; most often the first one can all.
     """
-    weight = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+    dtype = weight.dtype
+    weight = weight.detach().to(torch.promote_types(dtype, torch.float32))
     axes = tuple(range(1, weight.dim()))
     size = weight.square().mean(axes, keepdim=True).sqrt()
     size = torch.where(size > 0, size, math.sqrt(1 / weight[0].numel()))
     noise = torch.randn(rank, *weight.shape, generator=generator).to(weight)
     noise -= noise.mean(0)
     scale = relative_noise * math.sqrt(rank / max(rank - 1, 1))
-    return (weight + scale * size * noise).flatten(0, 1)
+    mean = weight / total
+    bases = (mean + scale * size * noise / total).to(dtype)
+    missing = (mean - bases).sum(0)
+    for basis in bases:
+        before = basis.to(weight)
+        basis.copy_(before + missing)
+        missing -= basis - before
+    return bases.flatten(0, 1)
+
+
+def _first_weight(layer: LowRankLocalConvNd) -> float:
+    """The combining weight that every basis has, rounded as the layer rounds it."""
+    tables = len(_logits(layer))
+    logit = first_logit(layer.rank, tables)
+    logits = tables * torch.full((layer.rank,), logit, dtype=layer.weight.dtype)
+    return float(normalized(logits, layer.normalize, 0)[0])
 
 
 def _logits(layer: LowRankLocalConvNd) -> list[nn.Parameter]:

@@ -1,5 +1,7 @@
 """The way back: local layers that are convolutions become ``nn.Conv2d`` again."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
@@ -15,6 +17,7 @@ from convprior.local.surgery import (
     copied,
     memory_format_of,
     network_to_change,
+    parameters_outside,
     replace_layers,
 )
 
@@ -25,8 +28,8 @@ def delocalize(model: nn.Module, *, tolerance: float = 1e-6, inplace: bool = Fal
     """Turns every local layer of a network into the convolution it is.
 
     The inverse of :func:`localize` before training, and of training that left the layers
-    invariant. Hooks, modes and ``requires_grad`` are kept; a parametrized weight becomes a plain
-    one.
+    invariant. Hooks, modes and ``requires_grad`` are kept, and so are ties of weights and biases; a
+    parametrized weight becomes a plain one. A bias that stays what it is stays the same parameter.
 
     Args:
         model: of a compiled or data-parallel one the network inside is taken.
@@ -37,8 +40,8 @@ def delocalize(model: nn.Module, *, tolerance: float = 1e-6, inplace: bool = Fal
         The network of convolutions: ``model`` if ``inplace``, else a copy, without wrappers.
 
     Raises:
-        InputError: there is no local layer, or one is no convolution. Nothing has been changed
-            then.
+        InputError: there is no local layer, one is no convolution, or layers with a common weight
+            or bias have become different convolutions. Nothing has been changed then.
 
     Source: our choice.
     """
@@ -46,16 +49,56 @@ def delocalize(model: nn.Module, *, tolerance: float = 1e-6, inplace: bool = Fal
     found = {name: m for name, m in network.named_modules() if isinstance(m, LocalLayer)}
     if not found:
         raise InputError("no layer would change: the network has no local layer")
-    new: dict[nn.Module, nn.Module] = {}
+    new: dict[nn.Module, Any] = {}
     for name, layer in found.items():
         try:
             new[layer] = to_conv(layer, tolerance)
         except InputError as error:
             raise InputError(f"{name!r}: {error}") from None
-    for old, conv in new.items():
-        carry_hooks(old, conv)
-    replace_layers(network, new)
+    _tie(network, found, new, tolerance)
+    replace_layers(network, new, carry_hooks)
     return model if inplace else new.get(network, network)
+
+
+@torch.no_grad()
+def _tie(
+    network: nn.Module, found: dict[str, LocalLayer], new: dict[nn.Module, Any], tolerance: float
+) -> None:
+    """Ties in the convolutions what is tied in the local layers.
+
+    Raises:
+        InputError: two convolutions differ by more than the tolerance in what would be tied, or a
+            module that stays has the bias too, which would become another one.
+    """
+    outside = parameters_outside(network, found.values())
+    first: dict[int, tuple[str, nn.Parameter]] = {}
+    for name, layer in found.items():
+        conv = new[layer]
+        for kind in ("weight", "bias"):
+            old, parameter = layer._parameters.get(kind), getattr(conv, kind)
+            if old is None or parameter is None:
+                continue
+            if old.shape == parameter.shape and torch.equal(old, parameter):
+                setattr(conv, kind, old)
+            elif id(old) in outside:
+                raise InputError(
+                    f"{name!r} shares its {kind} with {outside[id(old)]} and needs another one as "
+                    "a convolution; untie it"
+                )
+            other, tied = first.setdefault(id(old), (name, getattr(conv, kind)))
+            if not _close(parameter, tied, tolerance):
+                raise InputError(
+                    f"{other!r} and {name!r} share their {kind} and have become convolutions with "
+                    "different ones; untie it"
+                )
+            setattr(conv, kind, tied)
+
+
+def _close(first: Tensor, second: Tensor, tolerance: float) -> bool:
+    """Whether tensors of one shape differ by at most that much, relative to the larger."""
+    size = max(float(first.abs().max()), float(second.abs().max()))
+    eps = torch.finfo(first.dtype).eps
+    return float((first - second).abs().max()) <= max(tolerance, eps) * size
 
 
 @torch.no_grad()

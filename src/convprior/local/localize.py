@@ -1,15 +1,17 @@
 """Surgery on trained networks: convolutions become local layers with the same function."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from convprior.errors import InputError
 from convprior.filters.selection import unwrap
 from convprior.local.combining import Normalize, WeightsMode
 from convprior.local.conversion import Conversion, local_of, low_rank_of
-from convprior.local.surgery import carry_over, copied, network_to_change, replace_layers
+from convprior.local.example import difference, run_example
+from convprior.local.surgery import copied, network_to_change, replace_layers, replaced
 from convprior.local.survey import Layers, check_ties, survey
 
 
@@ -34,7 +36,10 @@ def localize(
     the bases differ, training can make the layer local; with equal ones all gradients would
     coincide and it would stay a convolution for ever.
 
-    One pass of the example finds the size of each layer's input, without a trace in the network.
+    One pass of the example finds the size of each layer's input and a second one compares the
+    outputs, both in evaluation mode and without a trace in the network. A network that also reads
+    the weight of a convolution itself, for a penalty or another convolution, is found so, where
+    the output is a tensor, or a sequence, mapping or dataclass of tensors, with values.
     Bias, stride, padding and its mode, dilation, groups, dtype, device, memory format, modes,
     ``requires_grad`` (that of the weight holds for the new tables too) and hooks are kept. A
     module that is used at several places stays one, weights that are tied stay tied, and a
@@ -48,8 +53,9 @@ def localize(
             keyword arguments. Only its spatial size matters.
         rank: number of bases, or ``"full"`` for a kernel at each position.
         layers: names, shell patterns or module types (a parent's name means all below it), or a
-            function ``(name, module) -> bool``. None: every Conv1d and Conv2d with more than one
-            tap and more than one position.
+            function ``(name, module) -> bool``; they mean 1x1 convolutions too. None: every Conv1d
+            and Conv2d with more than one tap and more than one position. What cannot become local
+            is left alone unless it is asked for by its own name: :func:`localizable` lists it.
         weights: as in :class:`LowRankLocalConv2d` (in 1-d each table is ``map``), like
             ``normalize`` and ``spatial_bias``, and like these without a meaning for ``"full"``.
         normalize: see ``weights``.
@@ -58,8 +64,9 @@ def localize(
         seed: of ``delta_k``, a pure function of it and the layer's name.
         inplace: change ``model`` itself.
         subclasses: also convert subclasses of the convolutions that compute what these do, which
-            the example decides. Without it they are left alone unless ``layers`` has their own
-            name or type; a class says that it differs in its draw alone, as convprior's own do, by
+            the example decides; those with parameters, buffers or modules of their own never are.
+            Without it they are left alone unless ``layers`` has their own name or type; a class
+            says that it differs in its draw alone, as convprior's own do, by
             ``localizable = True``.
 
     Returns:
@@ -67,8 +74,10 @@ def localize(
 
     Raises:
         InputError: an argument is out of its range; no layer would change, with the reasons; a
-            layer asked for by name cannot; a layer sees inputs of several sizes; in place, the
-            model is data-parallel or itself the convolution. Nothing has been changed then.
+            layer asked for by name cannot; a layer sees inputs of several sizes; a weight or bias
+            cannot stay tied; the output of the example would change by more than rounding; in
+            place, the model is data-parallel or itself the convolution. Nothing has been changed
+            then.
 
     Example:
         >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
@@ -90,8 +99,9 @@ def localize(
     if not isinstance(model, nn.Module):
         raise InputError(f"the model is a {type(model).__name__}; give a torch.nn.Module")
     network = network_to_change(model, "localize") if inplace else copied(unwrap(model))
-    sites = survey(network, example_input, layers, subclasses)
-    check_ties(sites, per_position=rank == "full")
+    found = survey(network, example_input, layers, subclasses)
+    sites = found.sites()
+    check_ties(network, sites, per_position=rank == "full")
     if rank == "full":
         made = [local_of(site) for site in sites]
     else:
@@ -101,8 +111,33 @@ def localize(
     for site, layer in zip(sites, made, strict=True):
         if not site.parametrized:
             layer.weight = shared.setdefault(site.key, layer.weight)
-        carry_over(site.module, layer)
     new: dict[nn.Module, nn.Module]
     new = {site.module: layer for site, layer in zip(sites, made, strict=True)}
+
+    def change(layers: Mapping[nn.Module, nn.Module]) -> str:
+        return _change(network, layers, example_input, found.output)
+
+    if why := change(new):
+        alone = [s.name for s in sites if change({s.module: new[s.module]})]
+        raise InputError(
+            f"with local layers this network would not compute the same: {why}; it may read the "
+            f"weight of a convolution itself, or give another output at each call; leave "
+            f"{', '.join(map(repr, alone)) or 'layers'} out through layers="
+        )
     replace_layers(network, new)
     return model if inplace else new.get(network, network)
+
+
+def _change(
+    network: nn.Module,
+    layers: Mapping[nn.Module, nn.Module],
+    example_input: Any,
+    expected: list[Tensor],
+) -> str:
+    """How the example's output changes with layers replaced, or nothing."""
+    with replaced(network, layers):
+        try:
+            output = run_example(layers.get(network, network), example_input)
+        except Exception as error:
+            return f"it would fail with {str(error)!r}"
+    return difference(expected, output)

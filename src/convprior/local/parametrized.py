@@ -14,6 +14,9 @@ from torch.nn.utils.weight_norm import WeightNorm
 from convprior.errors import InputError
 from convprior.filters.selection import ConvLayer
 
+_OLDER = ("weight_g", "weight_v", "weight_u", "weight_orig", "weight_mask")
+"""What the older functions compute a weight from."""
+
 
 class OnEachBasis(nn.Module):
     """Applies the steps of a parametrization to each basis, with tensors of its own.
@@ -110,6 +113,13 @@ def computes_weight(hook: object) -> bool:
         "torch.nn.utils.spectral_norm",
         "torch.nn.utils.weight_norm",
     )
+
+
+def parts_besides(conv: nn.Module) -> list[str]:
+    """Parameters, buffers and modules of a convolution besides bias, weight and its parts."""
+    parts = conv._parameters | conv._buffers | conv._modules
+    usual = ("weight", "bias", "parametrizations", *_OLDER)
+    return [name for name, part in parts.items() if part is not None and name not in usual]
 
 
 def _steps(layer: ConvLayer) -> tuple[list[nn.Module], list[Tensor]]:

@@ -11,7 +11,6 @@ from convprior.local.combining import Normalize, WeightsMode
 from convprior.local.shuffled import ShuffledLocalConv2d
 from convprior.local.surgery import (
     arguments_of,
-    carry_over,
     drawing,
     local_class,
     memory_format_of,
@@ -76,11 +75,11 @@ def relax_(
     network = network_to_change(model, "relax it")
     if kind not in ("low_rank", "local", "spatial_bias"):
         raise InputError(f"kind is {kind!r}; choose low_rank, local or spatial_bias")
-    sites = survey(network, example_input, layers, subclasses)
+    sites = survey(network, example_input, layers, subclasses).sites()
     for site in sites:
         if site.parametrized:
             raise InputError(f"{site.name!r} is parametrized; relax it before its parametrization")
-    check_ties(sites, per_position=kind == "local")
+    check_ties(network, sites, per_position=kind == "local")
     options: dict[str, Any] = {} if init is None else {"init": init}
     if kind != "local":
         options |= {"weights": weights, "normalize": normalize}
@@ -101,7 +100,6 @@ def relax_(
         layer.weight = shared.setdefault(site.key, layer.weight)
         if site.module.bias is not None and kind != "local":
             layer.bias = shared.setdefault((id(site.module.bias),), layer.bias)
-        carry_over(site.module, layer)
     replace_layers(network, {s.module: x for s, x in zip(sites, fresh, strict=True)})
     return tuple(site.name for site in sites)
 

@@ -1,8 +1,8 @@
 """Taking one layer out of a network and putting another in its place, with all that hangs on it."""
 
 import copy
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from convprior.local.combining import WeightsMode
 from convprior.local.layers import LowRankLocalConv2d
 from convprior.local.layers_1d import LocalConv1d, LowRankLocalConv1d
 from convprior.local.local_conv import LocalConv2d
-from convprior.local.parametrized import computes_weight
+from convprior.local.parametrized import computes_weight, parts_besides
 
 _HOOKS = (
     "_backward_hooks",
@@ -63,12 +63,59 @@ def copied(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, {id(tensor): tensor.detach().clone() for tensor in computed})
 
 
-def replace_layers(network: nn.Module, layers: Mapping[nn.Module, nn.Module]) -> None:
-    """Puts each value where its key was, in every module that holds it."""
+def replace_layers(
+    network: nn.Module,
+    layers: Mapping[nn.Module, nn.Module],
+    carry: Callable[[nn.Module, nn.Module], None] | None = None,
+) -> None:
+    """Puts each value where its key was, in every module that holds it.
+
+    Args:
+        network: that holds the keys.
+        layers: old to new.
+        carry: takes along what hangs on an old layer; None: :func:`carry_over`.
+    """
+    for old, new in layers.items():
+        (carry or carry_over)(old, new)
+    _put(network, layers)
+
+
+@contextmanager
+def replaced(network: nn.Module, layers: Mapping[nn.Module, nn.Module]) -> Iterator[None]:
+    """:func:`replace_layers` for the time of a block."""
+    hooks_before = [
+        (module, name, getattr(module, name), dict(getattr(module, name)))
+        for module in (*layers, *layers.values())
+        for name in _HOOKS
+    ]
+    replace_layers(network, layers)
+    try:
+        yield
+    finally:
+        _put(network, {new: old for old, new in layers.items()})
+        for module, name, hooks, content in hooks_before:
+            hooks.clear()
+            hooks.update(content)
+            object.__setattr__(module, name, hooks)
+
+
+def _put(network: nn.Module, layers: Mapping[nn.Module, nn.Module]) -> None:
     for module in list(network.modules()):
         for name, child in module._modules.items():
             if child is not None and child in layers:
                 module._modules[name] = layers[child]
+
+
+def parameters_outside(network: nn.Module, layers: Iterable[nn.Module]) -> dict[int, str]:
+    """Names of the parameters that modules outside of some layers own, by the parameter's id."""
+    inside = {id(part) for layer in layers for part in layer.modules()}
+    return {
+        id(parameter): f"{name}.{key}".removeprefix(".")
+        for name, module in network.named_modules()
+        if id(module) not in inside
+        for key, parameter in module._parameters.items()
+        if parameter is not None
+    }
 
 
 def carry_over(old: nn.Module, new: nn.Module) -> None:
@@ -78,11 +125,12 @@ def carry_over(old: nn.Module, new: nn.Module) -> None:
     for name, value in vars(old).items():
         if name not in usual and not hasattr(new, name):
             object.__setattr__(new, name, value)
-    for store in ("_buffers", "_modules"):
-        for name, value in getattr(old, store).items():
-            # What computes the weight of ``old`` stays behind.
-            if name != "parametrizations" and not name.startswith("weight_"):
-                getattr(new, store).setdefault(name, value)
+    # What computes the weight of ``old`` stays behind.
+    besides = [name for name in parts_besides(old) if not hasattr(new, name)]
+    for store in ("_parameters", "_buffers", "_modules"):
+        values = getattr(old, store)
+        getattr(new, store).update({name: values[name] for name in besides if name in values})
+    new._non_persistent_buffers_set |= old._non_persistent_buffers_set & set(besides)
 
 
 def carry_hooks(old: nn.Module, new: nn.Module) -> None:

@@ -120,5 +120,5 @@ def test_other_lengths_are_refused_or_interpolated(make):
 )
 def test_arguments_of_images_are_refused(changed):
     made = {"in_channels": 4, "out_channels": 6, "kernel_size": 3, "input_size": 11, "rank": 2}
-    with pytest.raises(InputError, match=r"1-d|does not fit"):
+    with pytest.raises(InputError, match=r"1-d|give an int >= 1|does not fit"):
         LowRankLocalConv1d(**{**made, **changed})

@@ -1,8 +1,9 @@
 """Where a convolution's kernel lies on its input: sizes, stride, padding, dilation, groups."""
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from convprior.errors import InputError
 
@@ -65,7 +66,7 @@ class Geometry:
             rows, columns = pair(padding, "padding", 0)
             sides = (rows, rows, columns, columns)
         size = pair(input_size, "input_size", 1)
-        return cls(size, kernel, steps, sides, spread, groups)
+        return cls(size, kernel, steps, sides, spread, whole_number(groups, "groups"))
 
     def __post_init__(self) -> None:
         if min(self.output_size) < 1:
@@ -108,20 +109,63 @@ def pair(value: Pair, name: str, least: int) -> tuple[int, int]:
     Raises:
         InputError: it is neither, or one is below ``least``.
     """
-    numbers = (value, value) if isinstance(value, int) else tuple(value)
-    if len(numbers) != 2 or not all(isinstance(n, int) and n >= least for n in numbers):
-        raise InputError(f"{name} is {value!r}; give an int >= {least}, or two of them")
-    return numbers[0], numbers[1]
+    rows, columns = whole_numbers(value, name, least, 2)
+    return rows, columns
 
 
-def check_channels(in_channels: int, out_channels: int, groups: int, padding_mode: str) -> None:
-    """Refuses what ``nn.Conv2d`` refuses.
+def whole_number(value: Any, name: str, least: int = 1) -> int:
+    """An int, NumPy's among them, as an int of Python.
 
     Raises:
-        InputError: a count is below 1, ``groups`` does not divide both, or there is no such mode.
+        InputError: it is none, or below ``least``.
     """
-    for name, count in (("in_channels", in_channels), ("out_channels", out_channels)):
-        if count < 1 or groups < 1 or count % groups:
+    return whole_numbers(value, name, least, 1)[0]
+
+
+def whole_numbers(value: Any, name: str, least: int, count: int) -> tuple[int, ...]:
+    """``count`` ints, or one that stands for all of them.
+
+    Raises:
+        InputError: it is neither, or one is below ``least``.
+    """
+    one = _whole(value)
+    numbers = (one,) * count
+    if one is None and isinstance(value, Iterable):
+        numbers = tuple(_whole(number) for number in value)
+    found = tuple(number for number in numbers if number is not None and number >= least)
+    if len(numbers) != count or len(found) != count:
+        several = "" if count == 1 else f", or {count} of them"
+        raise InputError(f"{name} is {value!r}; give an int >= {least}{several}")
+    return found
+
+
+def check_channels(
+    in_channels: Any, out_channels: Any, groups: int, padding_mode: str
+) -> tuple[int, int]:
+    """Refuses what ``nn.Conv2d`` refuses.
+
+    Returns:
+        Both counts as ints of Python.
+
+    Raises:
+        InputError: a count is no int >= 1, ``groups`` does not divide both, or there is no such
+            mode.
+    """
+    channels = whole_number(in_channels, "in_channels")
+    filters = whole_number(out_channels, "out_channels")
+    for name, count in (("in_channels", channels), ("out_channels", filters)):
+        if count % groups:
             raise InputError(f"{name} is {count} and groups is {groups}; one must divide the other")
     if padding_mode not in get_args(PaddingMode):
         raise InputError(f"padding_mode is {padding_mode!r}; choose of {get_args(PaddingMode)}")
+    return channels, filters
+
+
+def _whole(value: Any) -> int | None:
+    """None for anything but an int: True and 3.0 are none."""
+    if isinstance(value, int):
+        return None if isinstance(value, bool) else value
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from convprior.errors import InputError
-from convprior.local.geometry import Geometry
+from convprior.local.geometry import Geometry, whole_number, whole_numbers
 
 
 def lift(x: Tensor, in_channels: int, input_size: tuple[int, ...]) -> Tensor:
@@ -43,10 +43,7 @@ def as_size(value: int | Sequence[int], axes: int) -> tuple[int, int]:
     Raises:
         InputError: it is no int, nor one for each axis.
     """
-    numbers = (value,) * axes if isinstance(value, int) else tuple(value)
-    if len(numbers) != axes or not all(isinstance(n, int) and n >= 1 for n in numbers):
-        raise InputError(f"input_size is {value!r}; give an int >= 1, or {axes} of them")
-    rows, columns = (1, *numbers)[-2:]
+    rows, columns = (1, *whole_numbers(value, "input_size", 1, axes))[-2:]
     return rows, columns
 
 
@@ -64,17 +61,10 @@ def line_geometry(
         InputError: as :meth:`Geometry.of_conv`.
     """
     return Geometry.of_conv(
-        (1, _one(input_size, "input_size")),
-        (1, _one(kernel_size, "kernel_size")),
-        (1, _one(stride, "stride")),
-        padding if isinstance(padding, str) else (0, _one(padding, "padding")),
-        (1, _one(dilation, "dilation")),
+        (1, whole_number(input_size, "input_size")),
+        (1, whole_number(kernel_size, "kernel_size")),
+        (1, whole_number(stride, "stride")),
+        padding if isinstance(padding, str) else (0, whole_number(padding, "padding", 0)),
+        (1, whole_number(dilation, "dilation")),
         groups,
     )
-
-
-def _one(value: int | Sequence[int], name: str) -> int:
-    numbers = (value,) if isinstance(value, int) else tuple(value)
-    if len(numbers) != 1 or not isinstance(numbers[0], int):
-        raise InputError(f"{name} is {value!r}; a 1-d layer takes one int")
-    return numbers[0]

@@ -54,7 +54,9 @@ class LocalConvNd(nn.Module):
         dtype: Any,
     ) -> None:
         super().__init__()
-        check_channels(in_channels, out_channels, geometry.groups, padding_mode)
+        in_channels, out_channels = check_channels(
+            in_channels, out_channels, geometry.groups, padding_mode
+        )
         if init not in get_args(LocalInit):
             raise InputError(f"init is {init!r}; choose of {get_args(LocalInit)}")
         self.in_channels, self.out_channels = in_channels, out_channels

@@ -22,7 +22,7 @@ from convprior.local.combining import (
     sum_of_tables,
 )
 from convprior.local.gate import InputGate
-from convprior.local.geometry import Geometry, Padding, PaddingMode, check_channels
+from convprior.local.geometry import Geometry, Padding, PaddingMode, check_channels, whole_number
 from convprior.local.initialization import Init, draw_bases_
 from convprior.local.lifting import as_size, lift, lower
 from convprior.local.local_conv import LocalConvNd
@@ -72,8 +72,11 @@ class LowRankLocalConvNd(_ConvNd):
         device: Any,
         dtype: Any,
     ) -> None:
-        check_channels(in_channels, out_channels, geometry.groups, padding_mode)
-        _check(rank, normalize, init)
+        in_channels, out_channels = check_channels(
+            in_channels, out_channels, geometry.groups, padding_mode
+        )
+        rank = whole_number(rank, "rank")
+        _check(normalize, init)
         sides = (geometry.padding[0], geometry.padding[2])[-axes:]
         super().__init__(
             in_channels,
@@ -298,9 +301,7 @@ class LowRankLocalConvNd(_ConvNd):
         )
 
 
-def _check(rank: int, normalize: Normalize, init: Init) -> None:
-    if not isinstance(rank, int) or rank < 1:
-        raise InputError(f"rank is {rank!r}; give an int >= 1")
+def _check(normalize: Normalize, init: Init) -> None:
     if normalize not in ("softmax", "l2", None):
         raise InputError(f"normalize is {normalize!r}; choose 'softmax', 'l2' or None")
     if init not in get_args(Init):

@@ -62,6 +62,14 @@ def test_recipes_without_the_slot_keep_the_keys_of_before() -> None:
     assert recipe_key(recipe(KINDS["low_rank"])) != recipe_key(recipe(ConnectivityRecipe()))
 
 
+def test_equal_networks_are_equal_recipes() -> None:
+    """A spatial bias alone is rank one, whose recipes keep the keys they have had."""
+    for layers, key in (("conv3", "e31415e323ddbe14"), (None, "f48a56e4ad4be25e")):
+        rank_one = ConnectivityRecipe("low_rank", layers, rank=1)
+        assert ConnectivityRecipe("spatial_bias", layers, rank=7, weights="map") == rank_one
+        assert recipe_key(Recipe(connectivity=rank_one)) == key
+
+
 def test_recipes_of_before_are_read() -> None:
     old = as_dict(Recipe())
     del old["connectivity"]
@@ -92,6 +100,8 @@ def test_keys_without_effect_take_their_defaults() -> None:
         ({"kind": "wide", "layers": "conv3", "rank": 1}, "adds no filter; set 2 or more"),
         ({"kind": "wide"}, "must name the one layer to widen"),
         ({"kind": "wide", "layers": "conv*"}, "must name the one layer to widen"),
+        ({"kind": "wide", "layers": "conv1,conv2"}, "must name the one layer to widen"),
+        ({"kind": "wide", "layers": "conv9"}, "'conv9' must .* choose conv1, conv2 or conv3"),
     ],
 )
 def test_combinations_without_meaning_are_refused(values: dict, message: str) -> None:
@@ -103,7 +113,6 @@ def test_combinations_without_meaning_are_refused(values: dict, message: str) ->
     ("slot", "model", "message"),
     [
         (ConnectivityRecipe("low_rank", "conv4"), "simple_local_net", "conv4.*conv1"),
-        (ConnectivityRecipe("wide", "conv4"), "simple_local_net", "choose conv1, conv2 or conv3"),
         (KINDS["wide"], "plain_cnn", "is for model.name = 'simple_local_net', not for 'plain_cnn'"),
     ],
 )

@@ -25,7 +25,8 @@ class ConnectivityRecipe:
 
     kind: Literal["conv", "low_rank", "local", "spatial_bias", "coordinates", "wide"] = "conv"
     """`conv`: the network as it is; `low_rank`: a few filter banks mixed by position; `local`:
-    own filters at every position; `spatial_bias`: convolutions and one scalar a position;
+    own filters at every position; `spatial_bias`: convolutions and one scalar a position, which is
+    short for `low_rank` with `rank = 1`;
     `coordinates`: row and column as two more channels of the image; `wide`: more filters, as many
     parameters as `low_rank` (simple_local_net)."""
     layers: str | None = None
@@ -80,12 +81,15 @@ class ConnectivityRecipe:
         if self.kind == "wide":
             require(self.rank > 1, "connectivity.rank", self.rank, "adds no filter; set 2 or more")
             require(
-                len(names) == 1 and "*" not in names[0],
+                _POSITION.fullmatch(self.layers or "") is not None,
                 "connectivity.layers",
                 self.layers,
-                "must name the one layer to widen, for example 'conv3'",
+                f"must name the one layer to widen of {_WIDENED}; choose conv1, conv2 or conv3",
             )
         self._drop_unused()
+        if self.kind == "spatial_bias":
+            object.__setattr__(self, "kind", "low_rank")
+            object.__setattr__(self, "rank", 1)
 
     def _drop_unused(self) -> None:
         """Keys without effect take their defaults, so that equal experiments are equal recipes."""
@@ -109,7 +113,7 @@ def model_arguments(slot: ConnectivityRecipe, model: str, channels: int) -> dict
         channels: of the images.
 
     Raises:
-        InputError: ``wide``, and the network or the layer cannot be widened.
+        InputError: ``wide``, and the network cannot be widened.
     """
     if slot.kind == "coordinates":
         return {"in_chans": channels + 2}
@@ -121,11 +125,7 @@ def model_arguments(slot: ConnectivityRecipe, model: str, channels: int) -> dict
             "elsewhere compare with a larger model.width"
         )
     position = _POSITION.fullmatch(str(slot.layers))
-    if position is None:
-        raise InputError(
-            f"connectivity.layers = {slot.layers!r} is no layer of {model}; choose conv1, conv2 or "
-            "conv3"
-        )
+    assert position is not None
     return {"in_chans": channels, "wide": (int(position[1]), slot.rank)}
 
 

@@ -1,5 +1,7 @@
 """How the compiled path is compiled, kept on disk and run in threads."""
 
+import runpy
+
 import pytest
 
 from convprior.errors import InputError
@@ -37,3 +39,14 @@ def test_what_other_sources_were_compiled_to_is_forgotten(tmp_path):
     (tmp_path / "sums.nbi").write_text("compiled just now")
     compiling.forget_older.__wrapped__(tmp_path)
     assert list(tmp_path.glob("*.nbi"))
+
+
+def test_a_broken_cache_is_compiled_again(tmp_path):
+    path = tmp_path / "adding.py"
+    path.write_text("def add(a, b):\n    return a + b\n")
+    scope = runpy.run_path(str(path))
+    assert compiling.compiled(scope["add"])(1, 2) == 3
+    (index,) = tmp_path.rglob("*.nbi")
+    index.write_bytes(b"not an index")
+    assert compiling.compiled(scope["add"])(1, 2) == 3
+    assert index.read_bytes() != b"not an index"

@@ -18,6 +18,7 @@ def compiled(function: Function) -> Function:
         dispatcher = njit(nogil=True, cache=True)(function)
     except RuntimeError:  # no folder to keep it in
         return cast(Function, njit(nogil=True)(function))
+    _forgive(dispatcher)
     folder = dispatcher.stats.cache_path
     if folder is not None:
         forget_older(Path(folder))
@@ -29,8 +30,33 @@ def compiled_callback(function: Callable[..., None], arguments: int) -> Any:
     kind = types.void(*[types.int64] * arguments)
     try:
         return cfunc(kind, cache=True)(function)
-    except RuntimeError:
+    except Exception:  # no folder, or one that cannot be read or written
         return cfunc(kind)(function)
+
+
+def _forgive(dispatcher: Any) -> None:
+    """Lets it compile where what is on disk cannot be read, or nothing be written.
+
+    Unpickling raises whatever it likes; Numba passes it on.
+    """
+    kept = getattr(dispatcher, "_cache", None)
+    if kept is None:
+        return
+    load, save = kept.load_overload, kept.save_overload
+
+    def load_or_forget(*arguments: Any) -> Any:
+        try:
+            return load(*arguments)
+        except Exception:
+            with suppress(Exception):
+                kept.flush()
+            return None
+
+    def save_or_not(*arguments: Any) -> None:
+        with suppress(Exception):
+            save(*arguments)
+
+    kept.load_overload, kept.save_overload = load_or_forget, save_or_not
 
 
 @cache

@@ -268,3 +268,7 @@ def test_inputs_of_every_kind():
         assert type(local.right) is nn.Conv2d
     local = localize(Named(), {"a": x, "b": y}, 2)
     assert local.right.input_size == (20, 20)
+    # The argument has the name that a convolution gives it.
+    for rank in (2, "full"):
+        local = localize(Named(), {"a": x, "b": y}, rank)
+        assert local(a=x, b=y).isfinite()

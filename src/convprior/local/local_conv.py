@@ -107,15 +107,15 @@ class LocalConvNd(nn.Module):
         if self.bias is not None:
             resize_(self.bias, tuple(range(1, self._axes + 1)), positions)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name nn.Conv2d has
         """(N, C, H, W) to (N, F, H', W'), in 1-d (N, C, L) to (N, F, L'); N may be missing."""
-        lifted = lift(x, self.in_channels, self.input_size)
+        lifted = lift(input, self.in_channels, self.input_size)
         weight: Tensor = self.weight
         bias = self.bias
         if self._axes == 1:
             weight, bias = weight[None].unsqueeze(-2), None if bias is None else bias[:, None]
         y = functional.gather(lifted, weight, bias, self.geometry, self.padding_mode, "auto")
-        return lower(y, x, self.input_size)
+        return lower(y, input, self.input_size)
 
     def extra_repr(self) -> str:
         """Arguments as given, defaults of ``nn.Conv2d`` left out."""

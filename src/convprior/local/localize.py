@@ -32,7 +32,8 @@ def localize(
     r"""Turns convolutions into low-rank local ones and leaves the network's function as it is.
 
     Each basis starts as ``B_k = W + delta_k`` with small ``delta_k`` that sum to zero, and all
-    combining weights start equal, so that the mixture is ``W`` everywhere, up to rounding. Since
+    combining weights start equal, so that the mixture is ``W`` everywhere, up to rounding (in half
+    precision that of the output: the rounded bases are chosen to have the sum of ``W``). Since
     the bases differ, training can make the layer local; with equal ones all gradients would
     coincide and it would stay a convolution for ever.
 
@@ -40,6 +41,7 @@ def localize(
     outputs, both in evaluation mode and without a trace in the network. A network that also reads
     the weight of a convolution itself, for a penalty or another convolution, is found so, where
     the output is a tensor, or a sequence, mapping or dataclass of tensors, with values.
+
     Bias, stride, padding and its mode, dilation, groups, dtype, device, memory format, modes,
     ``requires_grad`` (that of the weight holds for the new tables too) and hooks are kept. A
     module that is used at several places stays one, weights that are tied stay tied, and a

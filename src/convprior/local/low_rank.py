@@ -228,14 +228,14 @@ class LowRankLocalConvNd(_ConvNd):
         """Names of the tables, which decay would pull toward a plain convolution (timm's name)."""
         return {f"{t}_{kind}" for kind in ("logits", "bias") for t in self._tables(kind)}
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the name nn.Conv2d has
         """(N, C, H, W) to (N, F, H', W'), in 1-d (N, C, L) to (N, F, L'); N may be missing."""
-        lifted = lift(x, self.in_channels, self.input_size)
+        lifted = lift(input, self.in_channels, self.input_size)
         bases, weights, spatial = self._lifted_bases(), self._weights(lifted), self._spatial_bias()
         y = functional.mix(
             lifted, bases, weights, self.bias, spatial, self.geometry, self.padding_mode, "auto"
         )
-        return lower(y, x, self.input_size)
+        return lower(y, input, self.input_size)
 
     @property
     def _axes(self) -> int:

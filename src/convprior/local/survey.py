@@ -148,24 +148,24 @@ def survey(
     asked, by_name = _asked(network, layers)
     by_default = layers is None
     compiled = {id(getattr(module, "_orig_mod", None)) for module in network.modules()}
-    alone: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for layer in asked:
         if id(layer.module) in compiled:
-            alone[layer.name] = "is compiled on its own: convert it before torch.compile"
+            reasons[layer.name] = "is compiled on its own: convert it before torch.compile"
         elif why := unsuitable(layer, by_default, subclasses or layer.name in by_name):
-            alone[layer.name] = why
-    suitable = [layer for layer in asked if layer.name not in alone]
+            reasons[layer.name] = why
+    suitable = [layer for layer in asked if layer.name not in reasons]
     seen, output = _run(network, example_input, [layer.module for layer in suitable])
     for layer in suitable:
         if why := seen[layer.module].refuses(by_default):
-            alone[layer.name] = why
-    sites = [layer for layer in suitable if layer.name not in alone]
-    alone |= tied(network, sites) | held(network, sites)
+            reasons[layer.name] = why
+    sites = [layer for layer in suitable if layer.name not in reasons]
+    reasons |= tied(network, sites) | held(network, sites)
     findings = [
         Finding(
             layer,
             tuple(sorted(seen[layer.module].input_sizes)),
-            alone.get(layer.name, ""),
+            reasons.get(layer.name, ""),
             layer.name in by_name or seen[layer.module].several,
         )
         for layer in asked
@@ -182,11 +182,14 @@ def check_ties(network: nn.Module, sites: list[Site], *, per_position: bool) -> 
     """
     owners: dict[tuple[str, tuple[int, ...]], Site] = {}
     for site in sites:
-        what = "is parametrized" if site.parametrized else "would become one for each position"
-        shared = [("weight", site.key)] if site.parametrized or per_position else []
+        shared: dict[tuple[str, tuple[int, ...]], str] = {}
+        if per_position:
+            shared["weight", site.key] = "would become one for each position"
         if per_position and site.module.bias is not None:
-            shared.append(("bias", (id(site.module.bias),)))
-        for kind, key in shared:
+            shared["bias", (id(site.module.bias),)] = "would become one for each position"
+        if site.parametrized:
+            shared["weight", site.key] = "is parametrized"
+        for (kind, key), what in shared.items():
             if (first := owners.setdefault((kind, key), site)) is not site:
                 raise InputError(
                     f"{first.name!r} and {site.name!r} share a {kind}, which {what}; untie it, or "

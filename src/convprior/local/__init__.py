@@ -19,6 +19,7 @@ from convprior.local.maps import CombiningMaps, combining_maps
 from convprior.local.optimizer_groups import param_groups
 from convprior.local.paths import use_path
 from convprior.local.relax import relax_
+from convprior.local.resize_network import resize_positions
 
 __all__ = [
     "CombiningMaps",
@@ -40,6 +41,7 @@ __all__ = [
     "low_rank_local_conv2d",
     "param_groups",
     "relax_",
+    "resize_positions",
     "to_conv",
     "use_path",
 ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from convprior.errors import InputError
 from convprior.filters.cohesion.listening import evaluating
 from convprior.local.paths import use_path
 
@@ -28,7 +29,15 @@ def run_example(network: nn.Module, example_input: Any) -> list[Tensor]:
 
     Returns:
         The tensors of the output, in a fixed order; none where it has another form.
+
+    Raises:
+        InputError: there is no tensor in the example.
     """
+    if next(_tensors(example_input), None) is None:
+        raise InputError(
+            f"example_input is {example_input!r}; give what the network takes, such as "
+            "torch.zeros(1, 3, 32, 32)"
+        )
     devices = {p.device for p in network.parameters() if p.device.type == "cuda"}
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices))

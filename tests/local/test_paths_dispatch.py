@@ -45,6 +45,34 @@ def test_auto_takes_the_cheapest(images: int, rank: int, kind: str, training: bo
     assert seconds(chosen, problem) == min(seconds(path, problem) for path in able)
 
 
+@pytest.mark.parametrize("kind", ["map", "rows", "input"])
+@pytest.mark.parametrize(("images", "rank"), [(1, 2), (2, 4), (8, 2), (9, 2), (16, 8)])
+def test_what_auto_keeps_beside_its_inputs(images: int, rank: int, kind: str) -> None:
+    """Nothing, or K outputs of ``KEPT_BYTES`` at most in all; "plain" would keep them at any size.
+
+    At 16 channels of 16x16, eight images and rank two are the limit.
+    """
+    geometry = Geometry((16, 16), (3, 3), padding=(1, 1, 1, 1))
+    found = parts(geometry, images=images, rank=rank, channels=16, kind=kind)
+    outputs = images * rank * 16 * geometry.positions * 4
+
+    def kept_by(path: str) -> int:
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            y = mix(*found, geometry, path)
+        assert y.requires_grad
+        return sum(size for at, size in kept.items() if at not in {p.data_ptr() for p in found})
+
+    assert kept_by("plain") == outputs
+    assert kept_by("auto") in ((0, outputs) if outputs <= KEPT_BYTES else (0,))
+
+
 EXAMPLE = Problem(128, 8, 32, 32, 1024, 64 * 64 * 9, 64, True, "cpu", torch.float32)
 
 

@@ -136,8 +136,8 @@ def to_conv(layer: LocalLayer, tolerance: float = 1e-6) -> nn.Conv1d | nn.Conv2d
     if not difference <= tolerance * largest:
         raise InputError(
             f"the spatial bias of this layer differs over the positions by up to {difference:.2g}, "
-            f"more than tolerance={tolerance:g}: it is no convolution; a larger tolerance takes the "
-            "mean"
+            f"more than tolerance={tolerance:g}: it is no convolution; a larger tolerance takes "
+            "the mean"
         )
     kind = nn.Conv2d if len(layer.input_size) == 2 else nn.Conv1d
     arguments = arguments_of(layer) | {"bias": bias is not None}

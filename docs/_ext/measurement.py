@@ -9,7 +9,10 @@ from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 
 from convprior.lab.report.charts import differences
-from convprior.lab.study.comparison import Comparison
+from convprior.lab.report.dose import NARROW, dose_panels, draw_dose, line_looks
+from convprior.lab.study.comparison import Comparison, Summary
+from convprior.lab.study.design import Study
+from convprior.lab.study.parse import parse_study
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,6 +65,36 @@ class StudyResult(Directive):
         return [_table(columns, rows), figure, sentences, *_conditions(data["rows"])]
 
 
+class StudyOverview(Directive):
+    """``{study-overview} results/NAME``: a committed study with many arms on several data sets.
+
+    Its curve, if it has one; a table of arms by data sets; and what the controls say.
+    """
+
+    required_arguments = 1
+    has_content = False
+
+    def run(self) -> list[nodes.Node]:
+        data = _load(self, f"{self.arguments[0]}/results.json")
+        study = parse_study(_load(self, f"{self.arguments[0]}/study.json")["study"])
+        panels = list(dict.fromkeys((one["data"], one["model"]) for one in data["summaries"]))
+        means = {(one["arm"], one["data"], one["model"]): one for one in data["summaries"]}
+        found = {(one["arm"], one["data"], one["model"]): one for one in data["comparisons"]}
+        rows = [
+            [arm, *[_mean_and_difference(means, found, (arm, *panel)) for panel in panels]]
+            for arm in dict.fromkeys(one["arm"] for one in data["summaries"])
+        ]
+        controls = nodes.bullet_list()
+        for sentence in data["controls"]:
+            controls += nodes.list_item("", nodes.paragraph("", sentence))
+        return [
+            *_curve(study, [Summary(**one) for one in data["summaries"]]),
+            _table(["arm", *[name for name, _ in panels]], rows),
+            controls,
+            *_conditions(data["rows"]),
+        ]
+
+
 class Drawing(Directive):
     """``{drawing} results/NAME/CHART.svg``: a committed chart, in the colors of the page."""
 
@@ -82,6 +115,38 @@ def _load(directive: Directive, name: str) -> dict:
     if not path.is_file():
         raise directive.error(f"no measurement at {name}")
     return json.loads(path.read_text())
+
+
+def _mean_and_difference(means: dict, found: dict, at: tuple[str, str, str]) -> str:
+    """``43.06 (+6.41, 2.02 to 10.81: helps)``: accuracy, and the difference to the baseline."""
+    mean, one = _decimal(means[at]["mean"]), found.get(at)
+    if one is None or one["low"] is None:
+        return mean
+    verdict = "" if one["verdict"] == "not shown" else f": {one['verdict']}"
+    return f"{mean} ({one['mean']:+.2f}, {one['low']:.2f} to {one['high']:.2f}{verdict})"
+
+
+def _curve(study: Study, summaries: list[Summary]) -> list[nodes.Node]:
+    """Accuracy against the dose, a panel for each data set, with the names of the lines."""
+    panels = dose_panels(study, summaries)
+    if study.curve is None or not panels:
+        return []
+    looks = line_looks(panels)
+    drawn = "".join(
+        f"<figure><figcaption><b>{panel.data}</b></figcaption>"
+        f"{draw_dose(panel, study.curve, looks, NARROW)}</figure>"
+        for panel in panels
+    )
+    bars = [f"border-top: 3px solid {color}" for color in looks.colors.values()]
+    bars += [f"border-top: 2px {style} gray" for style in looks.styles.values()]
+    legend = " &emsp; ".join(
+        f'<span style="display: inline-block; width: 1.5em; {bar}; margin-bottom: 0.3em"></span> '
+        f"{name}"
+        for name, bar in zip([*looks.colors, *looks.styles], bars, strict=True)
+        if name
+    )
+    row = f'<div style="display: flex; flex-wrap: wrap; gap: 1em">{drawn}</div><p>{legend}</p>'
+    return [nodes.raw("", row, format="html")]
 
 
 def _comparison(found: dict) -> Comparison:
@@ -122,6 +187,7 @@ def _row(values: list[object]) -> nodes.row:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("measurement", Measurement)
+    app.add_directive("study-overview", StudyOverview)
     app.add_directive("study-result", StudyResult)
     app.add_directive("drawing", Drawing)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -23,10 +23,10 @@ from convprior.local import (
     LowRankLocalConv2d,
     combining_maps,
 )
-from convprior.local.invariance import invariance_report
-from convprior.local.map_chart import draw_maps
-from convprior.local.pixels import Palette, colored, photograph
-from convprior.local.tables import layers_of_weights
+from convprior.local.learned.chart import draw_maps
+from convprior.local.learned.invariance import invariance_report
+from convprior.local.learned.pixels import Palette, colored, photograph
+from convprior.local.learned.tables import layers_of_weights
 
 SVG = "{http://www.w3.org/2000/svg}"
 HREF = "{http://www.w3.org/1999/xlink}href"
@@ -139,7 +139,7 @@ def test_rows_are_plain_data():
 
 
 def pixels(uri: str) -> np.ndarray:
-    """Reads back what :func:`convprior.local.pixels.png` writes."""
+    """Reads back what :func:`convprior.local.learned.pixels.png` writes."""
     data = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     at, found = 8, {}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from convprior.local import LocalConv2d, LowRankLocalConv2d
-from convprior.local.gate import InputGate
+from convprior.local.layers.gate import InputGate
 
 SIZES = (32, 30, 28)
 

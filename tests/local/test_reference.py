@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convprior.local import Geometry, local_conv2d, low_rank_local_conv2d
-from convprior.local.combining import normalized, sum_of_tables
-from convprior.local.gate import InputGate
+from convprior.local.layers.combining import normalized, sum_of_tables
+from convprior.local.layers.gate import InputGate
 from convprior.local.plain import gather_kernels
 from convprior.local.reference import (
     reference_gate,

@@ -11,7 +11,7 @@ from convprior import create_model
 from convprior.errors import InputError
 from convprior.filters import redraw_
 from convprior.local import LocalConv2d, LowRankLocalConv1d, LowRankLocalConv2d, relax_
-from convprior.local.shuffled import ShuffledLocalConv2d
+from convprior.local.layers.shuffled import ShuffledLocalConv2d
 
 
 def images(size=8, channels=3):

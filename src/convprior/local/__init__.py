@@ -6,20 +6,20 @@ network without changing its function, and :func:`invariance_report` says how fa
 convolutions since.
 """
 
-from convprior.local.delocalize import delocalize, to_conv
 from convprior.local.functional import local_conv2d, low_rank_local_conv2d
 from convprior.local.geometry import Geometry
-from convprior.local.invariance import InvarianceReport, LayerInvariance, invariance_report
-from convprior.local.layers import LowRankLocalConv2d
-from convprior.local.layers_1d import LocalConv1d, LowRankLocalConv1d
-from convprior.local.local_conv import LocalConv2d
-from convprior.local.localizable import LocalizableLayer, LocalizableLayers, localizable
-from convprior.local.localize import localize
-from convprior.local.maps import CombiningMaps, combining_maps
-from convprior.local.optimizer_groups import param_groups
+from convprior.local.layers.local_conv import LocalConv2d
+from convprior.local.layers.one_d import LocalConv1d, LowRankLocalConv1d
+from convprior.local.layers.optimizer_groups import param_groups
+from convprior.local.layers.two_d import LowRankLocalConv2d
+from convprior.local.learned.invariance import InvarianceReport, LayerInvariance, invariance_report
+from convprior.local.learned.maps import CombiningMaps, combining_maps
 from convprior.local.paths import use_path
-from convprior.local.relax import relax_
-from convprior.local.resize_network import resize_positions
+from convprior.local.surgery.delocalize import delocalize, to_conv
+from convprior.local.surgery.localizable import LocalizableLayer, LocalizableLayers, localizable
+from convprior.local.surgery.localize import localize
+from convprior.local.surgery.relax import relax_
+from convprior.local.surgery.resize_network import resize_positions
 
 __all__ = [
     "CombiningMaps",

@@ -15,9 +15,9 @@ from convprior.lab.data import batches, prepare
 from convprior.lab.report.targets import Target
 from convprior.lab.study.tables import printable
 from convprior.lab.train.recipe import Recipe
-from convprior.local.invariance import InvarianceReport, invariance_report
-from convprior.local.maps import CombiningMaps, combining_maps, local_layers
-from convprior.local.tables import layers_of_weights
+from convprior.local.learned.invariance import InvarianceReport, invariance_report
+from convprior.local.learned.maps import CombiningMaps, combining_maps, local_layers
+from convprior.local.learned.tables import layers_of_weights
 
 _IMAGES = 64
 """Of a run's evaluation set, over which weights that depend on the image are averaged."""

@@ -16,7 +16,7 @@ from convprior.filters.taps.heat_maps import heat_maps
 from convprior.filters.taps.layer import size_text
 from convprior.filters.taps.table import number, printable, stride_text, with_interval
 from convprior.lab.report.drawing import render
-from convprior.local.map_chart import draw_maps
+from convprior.local.learned.chart import draw_maps
 
 if TYPE_CHECKING:
     from convprior.lab.report.local_layers import LocalLayers

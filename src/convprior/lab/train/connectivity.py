@@ -144,7 +144,7 @@ def connect(
     Raises:
         InputError: a layer does not exist or cannot become local.
     """
-    from convprior.local.relax import relax_
+    from convprior.local.surgery.relax import relax_
     from convprior.models import with_coordinates
 
     if slot.kind == "coordinates":

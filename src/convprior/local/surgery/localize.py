@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from convprior.errors import InputError
 from convprior.filters.selection import unwrap
-from convprior.local.combining import Normalize, WeightsMode
-from convprior.local.conversion import Conversion, local_of, low_rank_of
-from convprior.local.example import difference, run_example
-from convprior.local.surgery import copied, network_to_change, replace_layers, replaced
-from convprior.local.survey import Layers, check_ties, survey
+from convprior.local.layers.combining import Normalize, WeightsMode
+from convprior.local.surgery.conversion import Conversion, local_of, low_rank_of
+from convprior.local.surgery.example import difference, run_example
+from convprior.local.surgery.replacement import copied, network_to_change, replace_layers, replaced
+from convprior.local.surgery.survey import Layers, check_ties, survey
 
 
 def localize(

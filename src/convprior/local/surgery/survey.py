@@ -19,9 +19,9 @@ from convprior.filters.selection import (
     layers_of,
     select_convolutions,
 )
-from convprior.local.example import run_example
-from convprior.local.suitability import PLAIN, held, tied, unsuitable
-from convprior.local.surgery import parameters_outside
+from convprior.local.surgery.example import run_example
+from convprior.local.surgery.replacement import parameters_outside
+from convprior.local.surgery.suitability import PLAIN, held, tied, unsuitable
 
 Rule = str | type[nn.Module]
 Layers = Rule | Iterable[Rule] | Callable[[str, nn.Module], bool] | None

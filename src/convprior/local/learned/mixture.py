@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from convprior.local.low_rank import LowRankLocalConvNd
+from convprior.local.layers.low_rank import LowRankLocalConvNd
 
 _ROUNDING = 1e-12
 """Relative distances below this are rounding in float64."""

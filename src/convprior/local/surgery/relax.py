@@ -7,9 +7,9 @@ from torch import nn
 from convprior._random import mix
 from convprior.errors import InputError
 from convprior.filters.prior.redraw import number_of
-from convprior.local.combining import Normalize, WeightsMode
-from convprior.local.shuffled import ShuffledLocalConv2d
-from convprior.local.surgery import (
+from convprior.local.layers.combining import Normalize, WeightsMode
+from convprior.local.layers.shuffled import ShuffledLocalConv2d
+from convprior.local.surgery.replacement import (
     arguments_of,
     drawing,
     local_class,
@@ -18,7 +18,7 @@ from convprior.local.surgery import (
     network_to_change,
     replace_layers,
 )
-from convprior.local.survey import Layers, Site, check_ties, survey
+from convprior.local.surgery.survey import Layers, Site, check_ties, survey
 
 Kind = Literal["low_rank", "local", "spatial_bias"]
 _ORDER = 2
@@ -60,7 +60,7 @@ def relax_(
             position with it, whether or not the convolution has one, as the authors' baseline does.
         init: of the layers, their default if None.
         shuffle_positions: each position takes the tables of another one, see
-            :class:`convprior.local.shuffled.ShuffledLocalConv2d`: a control.
+            :class:`convprior.local.layers.shuffled.ShuffledLocalConv2d`: a control.
         subclasses: as in :func:`convprior.local.localize`.
 
     Returns:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from convprior.errors import InputError
 from convprior.local import functional
 from convprior.local.geometry import Geometry, Padding, PaddingMode, Pair, check_channels
-from convprior.local.initialization import LocalInit, draw_local_
-from convprior.local.lifting import as_size, lift, lower
-from convprior.local.resize import resize_
+from convprior.local.layers.initialization import LocalInit, draw_local_
+from convprior.local.layers.lifting import as_size, lift, lower
+from convprior.local.layers.resize import resize_
 
 
 class LocalConvNd(nn.Module):

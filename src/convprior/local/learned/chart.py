@@ -8,10 +8,10 @@ from torch import Tensor
 
 from convprior._drawing import BLUE, GREEN, INK, QUIET, VERMILION, inline
 from convprior._optional import require
-from convprior.local.pixels import Palette, colored, photograph
+from convprior.local.learned.pixels import Palette, colored, photograph
 
 if TYPE_CHECKING:
-    from convprior.local.maps import CombiningMaps, LayerMaps
+    from convprior.local.learned.maps import CombiningMaps, LayerMaps
 
 _SIDE, _THINNEST = 96, 14
 """Pixels of the longer side of a map, and the least of the other."""

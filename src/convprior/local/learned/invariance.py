@@ -11,9 +11,9 @@ from convprior.errors import InputError
 from convprior.filters.cohesion.listening import Images, Listener, run_listening
 from convprior.filters.selection import unwrap
 from convprior.filters.taps.table import aligned, shortened
-from convprior.local.local_conv import LocalConvNd
-from convprior.local.low_rank import LowRankLocalConvNd
-from convprior.local.mixture import (
+from convprior.local.layers.local_conv import LocalConvNd
+from convprior.local.layers.low_rank import LowRankLocalConvNd
+from convprior.local.learned.mixture import (
     WeightMoments,
     distance_and_rank,
     in_float64,

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 from convprior.filters.selection import ConvLayer
-from convprior.local.parametrized import parts_besides
-from convprior.local.surgery import parameters_outside
+from convprior.local.surgery.parametrized import parts_besides
+from convprior.local.surgery.replacement import parameters_outside
 
 PLAIN = (nn.Conv1d, nn.Conv2d)
 

@@ -10,7 +10,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 from convprior.filters.selection import unwrap
 from convprior.filters.taps.layer import size_text
 from convprior.filters.taps.table import aligned, shortened
-from convprior.local.survey import Layers, survey
+from convprior.local.surgery.survey import Layers, survey
 
 
 @dataclass(frozen=True)

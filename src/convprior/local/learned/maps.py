@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from convprior.errors import InputError
 from convprior.filters.cohesion.listening import Images, run_listening
 from convprior.filters.selection import unwrap
-from convprior.local.local_conv import LocalConvNd
-from convprior.local.low_rank import LowRankLocalConvNd
-from convprior.local.mixture import Parts, parts_of
+from convprior.local.layers.local_conv import LocalConvNd
+from convprior.local.layers.low_rank import LowRankLocalConvNd
+from convprior.local.learned.mixture import Parts, parts_of
 
 _ROUNDING = 1e-12
 """Relative distances below this are rounding in float64."""
@@ -116,7 +116,7 @@ class CombiningMaps(Sequence[LayerMaps]):
             MissingExtraError: altair is not installed.
         """
         from convprior._drawing import styled
-        from convprior.local.map_chart import draw_maps
+        from convprior.local.learned.chart import draw_maps
 
         return styled(draw_maps(self))
 

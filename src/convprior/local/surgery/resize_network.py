@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from convprior.errors import InputError
 from convprior.filters.selection import unwrap
-from convprior.local.example import run_example
-from convprior.local.local_conv import LocalConvNd
-from convprior.local.low_rank import LowRankLocalConvNd
+from convprior.local.layers.local_conv import LocalConvNd
+from convprior.local.layers.low_rank import LowRankLocalConvNd
+from convprior.local.surgery.example import run_example
 
 
 def resize_positions(model: nn.Module, example_input: Any) -> list[str]:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 from convprior.errors import InputError
-from convprior.local.combining import Normalize
 from convprior.local.geometry import PaddingMode
-from convprior.local.initialization import Init, LocalInit
-from convprior.local.lifting import line_geometry
-from convprior.local.local_conv import LocalConvNd
-from convprior.local.low_rank import LowRankLocalConvNd
+from convprior.local.layers.combining import Normalize
+from convprior.local.layers.initialization import Init, LocalInit
+from convprior.local.layers.lifting import line_geometry
+from convprior.local.layers.local_conv import LocalConvNd
+from convprior.local.layers.low_rank import LowRankLocalConvNd
 
 Single = int | Sequence[int]
 SinglePadding = Single | Literal["same", "valid"]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from convprior.errors import InputError
-from convprior.local.combining import first_logit
+from convprior.local.layers.combining import first_logit
 from convprior.local.paths.dispatch import needs_plain
 
 CHUNK_BYTES = 8 << 20

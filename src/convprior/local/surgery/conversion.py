@@ -10,11 +10,17 @@ from torch import Generator, Tensor, nn
 from convprior._random import mix
 from convprior.errors import InputError
 from convprior.filters.prior.redraw import number_of
-from convprior.local.combining import Normalize, WeightsMode, first_logit, normalized
-from convprior.local.low_rank import LowRankLocalConvNd
-from convprior.local.parametrized import parametrize_bases_
-from convprior.local.surgery import arguments_of, drawing, local_class, memory_format_of, mode_of
-from convprior.local.survey import Site
+from convprior.local.layers.combining import Normalize, WeightsMode, first_logit, normalized
+from convprior.local.layers.low_rank import LowRankLocalConvNd
+from convprior.local.surgery.parametrized import parametrize_bases_
+from convprior.local.surgery.replacement import (
+    arguments_of,
+    drawing,
+    local_class,
+    memory_format_of,
+    mode_of,
+)
+from convprior.local.surgery.survey import Site
 
 _NOISE = 1
 """Counter of the noise, beside that of a layer's own draw."""

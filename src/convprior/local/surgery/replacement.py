@@ -12,11 +12,11 @@ from torch.nn.modules.module import _WrappedHook
 from convprior.errors import InputError
 from convprior.filters.prior.redraw import generators_of, seeded
 from convprior.filters.selection import unwrap
-from convprior.local.combining import WeightsMode
-from convprior.local.layers import LowRankLocalConv2d
-from convprior.local.layers_1d import LocalConv1d, LowRankLocalConv1d
-from convprior.local.local_conv import LocalConv2d
-from convprior.local.parametrized import computes_weight, parts_besides
+from convprior.local.layers.combining import WeightsMode
+from convprior.local.layers.local_conv import LocalConv2d
+from convprior.local.layers.one_d import LocalConv1d, LowRankLocalConv1d
+from convprior.local.layers.two_d import LowRankLocalConv2d
+from convprior.local.surgery.parametrized import computes_weight, parts_besides
 
 _HOOKS = (
     "_backward_hooks",

@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from convprior._random import mix
 from convprior.errors import InputError
-from convprior.local.layers import LowRankLocalConv2d
+from convprior.local.layers.two_d import LowRankLocalConv2d
 
 
 class ShuffledLocalConv2d(LowRankLocalConv2d):

@@ -13,11 +13,11 @@ and dilation.
 from typing import Any, cast, get_args
 
 from convprior.errors import InputError
-from convprior.local.combining import Normalize, WeightsMode
 from convprior.local.geometry import Geometry, Padding, PaddingMode, Pair
-from convprior.local.initialization import Init
-from convprior.local.local_conv import LocalConv2d
-from convprior.local.low_rank import LowRankLocalConvNd
+from convprior.local.layers.combining import Normalize, WeightsMode
+from convprior.local.layers.initialization import Init
+from convprior.local.layers.local_conv import LocalConv2d
+from convprior.local.layers.low_rank import LowRankLocalConvNd
 
 
 class LowRankLocalConv2d(LowRankLocalConvNd):

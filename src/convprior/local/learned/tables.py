@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from convprior.local.combining import WeightsMode
-from convprior.local.layers import LowRankLocalConv2d
-from convprior.local.layers_1d import LowRankLocalConv1d
-from convprior.local.local_conv import LocalConv2d
+from convprior.local.layers.combining import WeightsMode
+from convprior.local.layers.local_conv import LocalConv2d
+from convprior.local.layers.one_d import LowRankLocalConv1d
+from convprior.local.layers.two_d import LowRankLocalConv2d
 
 _MODES: dict[tuple[str, ...], WeightsMode] = {
     ("row", "column"): "separable",

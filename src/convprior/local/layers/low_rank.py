@@ -12,7 +12,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from convprior.errors import InputError
 from convprior.local import functional, plain
-from convprior.local.combining import (
+from convprior.local.geometry import Geometry, Padding, PaddingMode, check_channels, whole_number
+from convprior.local.layers.combining import (
     BIAS_TABLES,
     LOGIT_TABLES,
     Normalize,
@@ -21,12 +22,11 @@ from convprior.local.combining import (
     normalized,
     sum_of_tables,
 )
-from convprior.local.gate import InputGate
-from convprior.local.geometry import Geometry, Padding, PaddingMode, check_channels, whole_number
-from convprior.local.initialization import Init, draw_bases_
-from convprior.local.lifting import as_size, lift, lower
-from convprior.local.local_conv import LocalConvNd
-from convprior.local.resize import resize_
+from convprior.local.layers.gate import InputGate
+from convprior.local.layers.initialization import Init, draw_bases_
+from convprior.local.layers.lifting import as_size, lift, lower
+from convprior.local.layers.local_conv import LocalConvNd
+from convprior.local.layers.resize import resize_
 
 Local = TypeVar("Local", bound=LocalConvNd)
 
@@ -195,7 +195,7 @@ class LowRankLocalConvNd(_ConvNd):
             InputError: kernels or spatial bias differ over the positions by more than
                 ``tolerance``; the message says how far.
         """
-        from convprior.local.delocalize import to_conv
+        from convprior.local.surgery.delocalize import to_conv
 
         return to_conv(self, tolerance)
 

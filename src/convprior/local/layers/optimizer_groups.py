@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from convprior.errors import InputError
 from convprior.filters.locoreg.double_decay import undecayed_tables
 from convprior.filters.selection import convolutions_of, layers_of
-from convprior.local.low_rank import LowRankLocalConvNd
+from convprior.local.layers.low_rank import LowRankLocalConvNd
 
 
 def param_groups(

@@ -8,10 +8,10 @@ from torch.nn.utils import skip_init
 
 from convprior.errors import InputError
 from convprior.filters.selection import unwrap
-from convprior.local.local_conv import LocalConvNd
-from convprior.local.low_rank import LowRankLocalConvNd
-from convprior.local.mixture import in_float64, parts_of, relative
-from convprior.local.surgery import (
+from convprior.local.layers.local_conv import LocalConvNd
+from convprior.local.layers.low_rank import LowRankLocalConvNd
+from convprior.local.learned.mixture import in_float64, parts_of, relative
+from convprior.local.surgery.replacement import (
     arguments_of,
     carry_hooks,
     copied,

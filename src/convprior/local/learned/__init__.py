@@ -1,0 +1,1 @@
+"""What a local layer learned: its distance from a convolution, and maps over the image."""

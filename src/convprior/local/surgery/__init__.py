@@ -1,0 +1,1 @@
+"""Surgery on networks: convolutions become local layers, and local layers convolutions."""

@@ -7,10 +7,14 @@ With E the elements of all positions' kernels:
 - lines: one convolution as products, at any rank and number of samples;
 - kernels_first: one convolution as products, and E elements mixed, written and read, where memory
   and not the 2 K E operations take the time, so that it does not depend on K;
-- compiled, triton: the same, faster, but a call has a price. Where samples have weights of their
-  own, compiled is K convolutions, in training as well; threads take whole images.
+- compiled, triton: the same, faster, but a call has a price, and weights of lines save nothing, as
+  each position mixes its kernel. Where samples have weights of their own, compiled is K
+  convolutions, in training as well; threads take whole images.
 
-Each also has a price per piece it is cut into, so that small layers stay in one piece.
+Each also lays out the K bases in memory in its own way, which is most of the time where there are
+many channels and few positions (half of it for plain, which leaves it to the library), and has a
+price per piece it is cut into, so that small layers stay in one piece. In training, a path that
+forgets what it made takes four times its forward pass: it makes it again, and both gradients.
 """
 
 from dataclasses import dataclass
@@ -81,6 +85,7 @@ class Rates:
         fused: a floating-point operation of a compiled path.
         fused_kernel: an element of a position's kernel there.
         output: an element of an output, written and read again.
+        basis: an element of a basis, laid out anew, or its gradient, laid out as before.
         piece: a call of the library, with what surrounds it.
         fused_call: a call of a compiled path.
     """
@@ -91,19 +96,23 @@ class Rates:
     fused: float
     fused_kernel: float
     output: float
+    basis: float
     piece: float
     fused_call: float
 
 
 # CPU: one thread of a 2-core AMD EPYC (Zen 4) with other work on it, torch 2.15, oneDNN 3.13 and
-# MKL 2024.2; least of three times with N from 2 to 128, 64 to 64 channels, 32x32, 3x3 and rank 4.
+# MKL 2024.2; least of three CPU times. The rates of an operation: N from 2 to 128, 64 to 64
+# channels, 32x32, 3x3 and rank 4. An output: 3 to 64 channels, 32x32, N = 16. A basis: 512 to 512
+# channels, 2x2, N = 16. A piece: 1 to 8 channels, 8x8, N = 100. Kernels of products in bfloat16:
+# between ranks 4 and 8, as there mixing does depend on it.
 # Only the ratios decide, and they hardly depend on the number of threads.
 # GPU: not measured; peak rates of an H100 at usual efficiencies.
 RATES = {
-    ("cpu", 4): Rates(1.1e-11, 1.4e-11, 6e-10, 1.22e-11, 1.5e-10, 3e-10, 8e-6, 3e-4),
-    ("cpu", 2): Rates(4.9e-12, 7.5e-12, 4e-10, 5.4e-12, 1.0e-10, 3e-10, 8e-6, 3e-4),
-    ("cuda", 4): Rates(5e-15, 1e-14, 1e-11, 6e-15, 4e-13, 4e-12, 8e-6, 3e-5),
-    ("cuda", 2): Rates(2.5e-15, 5e-15, 5e-12, 3e-15, 2e-13, 2e-12, 8e-6, 3e-5),
+    ("cpu", 4): Rates(1.1e-11, 1.4e-11, 6e-10, 1.22e-11, 1.5e-10, 1.1e-9, 7e-9, 1.5e-5, 3e-4),
+    ("cpu", 2): Rates(4.9e-12, 7.5e-12, 7e-10, 5.4e-12, 1.0e-10, 1.1e-9, 4.5e-9, 1.5e-5, 3e-4),
+    ("cuda", 4): Rates(5e-15, 1e-14, 1e-11, 6e-15, 4e-13, 4e-12, 2e-11, 8e-6, 3e-5),
+    ("cuda", 2): Rates(2.5e-15, 5e-15, 5e-12, 3e-15, 2e-13, 2e-12, 1e-11, 8e-6, 3e-5),
 }
 """By kind of device and bytes of a number."""
 
@@ -115,23 +124,25 @@ def seconds(path: str, problem: Problem) -> float:
     positions = problem.rows * problem.columns
     operations = 2.0 * problem.images * positions * problem.kernel
     outputs = problem.images * positions * problem.filters
-    kernels = problem.lines * problem.kernel
+    layouts = problem.rank * problem.kernel * rate.basis
     passes = 3 if problem.training else 1
     if path == "plain":
         a_basis = operations * rate.convolution + 2 * outputs * rate.output + 3 * rate.piece
-        return passes * problem.rank * a_basis
+        return passes * (problem.rank * a_basis + layouts / 2)
     if path in ("conv", "recompute"):
         passes = 4 if problem.training else 1
-        a_basis = operations * rate.convolution + outputs * rate.output
-        return passes * (problem.rank * a_basis + 10 * rate.piece)
+        a_basis = operations * rate.convolution + 2 * outputs * rate.output
+        return passes * (problem.rank * a_basis + layouts + 20 * rate.piece)
     if path in ("lines", "kernels_first"):
+        passes = 4 if problem.training else 1
         pieces = 10 * problem.rows
-        work = operations * rate.product + kernels * rate.product_kernel
-        return passes * (work + pieces * rate.piece)
+        kernels = problem.lines * problem.kernel
+        work = operations * rate.product + kernels * rate.product_kernel + outputs * rate.output
+        return passes * (work + layouts + pieces * rate.piece)
     if problem.per_sample:
         threads = torch.get_num_threads()  # whole images each
         idle = threads / min(threads, max(problem.images, 1))
         work = idle * problem.rank * operations * rate.convolution
     else:
-        work = operations * rate.fused + kernels * rate.fused_kernel
-    return passes * (work + rate.fused_call)
+        work = operations * rate.fused + positions * problem.kernel * rate.fused_kernel
+    return passes * (work + layouts + rate.fused_call)

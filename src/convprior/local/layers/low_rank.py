@@ -117,7 +117,7 @@ class LowRankLocalConvNd(_ConvNd):
 
     @property
     def bases(self) -> Tensor:
-        """The filter banks, (rank, F, C / groups, *kernel_size): a view of ``weight``."""
+        """The filter banks as a view of ``weight``: ``(rank, F, C / groups, *kernel_size)``."""
         return self.weight.view(self.rank, self.out_channels, *self.weight.shape[1:])
 
     @property

@@ -9,7 +9,7 @@ from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 
 from convprior.lab.report.charts import differences
-from convprior.lab.report.dose import NARROW, dose_panels, draw_dose, line_looks
+from convprior.lab.report.dose import NARROW, POINTS, dose_panels, draw_dose, line_looks
 from convprior.lab.study.comparison import Comparison, Summary
 from convprior.lab.study.design import Study
 from convprior.lab.study.parse import parse_study
@@ -133,16 +133,17 @@ def _curve(study: Study, summaries: list[Summary]) -> list[nodes.Node]:
         return []
     looks = line_looks(panels)
     drawn = "".join(
-        f"<figure><figcaption><b>{panel.data}</b></figcaption>"
+        f"<figure style='margin: 0'><figcaption><b>{panel.data}</b></figcaption>"
         f"{draw_dose(panel, study.curve, looks, NARROW)}</figure>"
         for panel in panels
     )
     bars = [f"border-top: 3px solid {color}" for color in looks.colors.values()]
     bars += [f"border-top: 2px {style} gray" for style in looks.styles.values()]
+    names = [*looks.colors, *(f"{POINTS[style]} {name}" for name, style in looks.styles.items())]
     legend = " &emsp; ".join(
         f'<span style="display: inline-block; width: 1.5em; {bar}; margin-bottom: 0.3em"></span> '
         f"{name}"
-        for name, bar in zip([*looks.colors, *looks.styles], bars, strict=True)
+        for name, bar in zip(names, bars, strict=True)
         if name
     )
     row = f'<div style="display: flex; flex-wrap: wrap; gap: 1em">{drawn}</div><p>{legend}</p>'

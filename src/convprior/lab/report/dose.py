@@ -27,6 +27,8 @@ _DODGE = 6
 """Pixels between the points of two lines at one value."""
 _STYLES = {"solid": [1, 0], "dashed": [7, 4], "dotted": [2, 4]}
 """Dashes of the styles of lines; the points of all but the first are hollow."""
+POINTS = {"solid": "\u25cf", "dashed": "\u25cb", "dotted": "\u25c7"}
+"""Their points, as letters for a legend: a line of one point shows nothing else."""
 _DASHES = ([6, 4], [2, 3], [10, 4], [8, 3, 2, 3])
 
 
@@ -186,8 +188,9 @@ def _line(
     chart = alt.Chart(inline(sorted(rows, key=lambda row: row["x"]) if joined else rows))
     bars = alt.Chart(inline([row for row in rows if row["low"] is not None]))
     bar = bars.mark_rule(**look, strokeWidth=2, strokeCap="round", opacity=0.75)
+    shape = "diamond" if style == "dotted" else "circle"
     dot = chart.mark_point(
-        **look, shape="circle", filled=style == "solid", size=70, strokeWidth=2, opacity=1
+        **look, shape=shape, filled=style == "solid", size=70, strokeWidth=2, opacity=1
     )
     marks = [bar.encode(x=x, y=alt.Y("low:Q"), y2="high:Q"), dot.encode(x=x, y=y)]
     line = chart.mark_line(**look, strokeWidth=2, opacity=0.75, strokeDash=_STYLES[style])

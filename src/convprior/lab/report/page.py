@@ -9,7 +9,7 @@ from convprior import __version__
 from convprior.lab.report import words
 from convprior.lab.report.charts import accuracies, differences
 from convprior.lab.report.curves import draw_learning_curves, learning_curves
-from convprior.lab.report.dose import NARROW, WIDE, dose_panels, draw_dose, line_looks
+from convprior.lab.report.dose import NARROW, POINTS, WIDE, dose_panels, draw_dose, line_looks
 from convprior.lab.report.drawing import MOST_COLORS, arm_colors
 from convprior.lab.report.toml import to_toml
 from convprior.lab.report.tuning import draw_tuning
@@ -139,6 +139,7 @@ def dose(outcome: Outcome, summaries: Sequence[Summary]) -> dict[str, Any]:
         "title": curve.title,
         "charts": [(f"{p.data}, {p.model}", draw_dose(p, curve, looks, width)) for p in panels],
         "looks": looks,
+        "points": POINTS,
         "referred": any(panel.references for panel in panels),
     }
 

@@ -324,7 +324,10 @@ def main() -> None:
             row += [named(case, DTYPES[dtype], True), 1, text, wanted]
             rows.append(row)
             print(" | ".join(map(str, row)), flush=True)
-    said.append("In brackets in the table: the middle half of the rounds.")
+    said.append(
+        "In brackets in the table: the middle half of the rounds. Negative work: a process "
+        "reused memory that it had freed before, so that the figure says nothing."
+    )
     reading = "Training step over a convolution's: " + "; ".join(said)
     print(reading)
     if quick:

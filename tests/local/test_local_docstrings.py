@@ -10,7 +10,13 @@ import torch
 from convprior import local
 
 # Functions hide the modules they are named after, so modules are found by their names.
-MODULES = [f"{local.__name__}.{module.name}" for module in pkgutil.iter_modules(local.__path__)]
+FOLDERS = ("layers", "learned", "paths", "surgery")
+PLACES = [local.__name__, *(f"{local.__name__}.{folder}" for folder in FOLDERS)]
+MODULES = [
+    f"{place}.{module.name}"
+    for place in PLACES
+    for module in pkgutil.iter_modules(importlib.import_module(place).__path__)
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -110,7 +111,6 @@ def test_registry_networks(name, tolerance):
 
 
 def test_a_timm_network():
-    timm = pytest.importorskip("timm")
     net = timm.create_model("resnet18", num_classes=3).eval()
     x = images(32)
     local = localize(net, x, 2, layers=["conv1", "layer[12].*.conv*"])

@@ -18,6 +18,8 @@ ORDER = [
     "lab.study",
     "lab.train",
     "lab.data",
+    "diagnose",
+    "losses",
     "models",
     "local",
     "filters",
@@ -74,7 +76,8 @@ def test_files_are_short(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["convprior", "convprior.filters", "convprior.local", "convprior.models"]
+    "module",
+    ["convprior"] + [f"convprior.{room}" for room in ORDER if not room.startswith(("cli", "lab"))],
 )
 def test_the_library_imports_nothing_optional(module: str) -> None:
     code = (

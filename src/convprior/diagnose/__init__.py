@@ -1,0 +1,1 @@
+"""What a network learned, measured on data: the diversity of its features."""

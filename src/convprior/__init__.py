@@ -1,7 +1,7 @@
 """The spatial prior of convolutional networks: parts for any training loop, and a fair study.
 
 The names used daily are here and are imported when first used; the rest lives in its room:
-``convprior.filters``, ``convprior.local``, ``convprior.models``, ``convprior.lab``.
+``convprior.filters``, ``convprior.local``, ``convprior.losses``, ``convprior.models``, ``convprior.lab``.
 """
 
 import importlib
@@ -13,9 +13,11 @@ from convprior.errors import ConvPriorError
 if TYPE_CHECKING:
     from convprior.filters import FilterPrior, LocoReg
     from convprior.local import LocalConv2d, LowRankLocalConv2d, localize
+    from convprior.losses import BiasLoss
     from convprior.models import create_model, list_models
 
 _ROOM = {
+    "BiasLoss": "losses",
     "FilterPrior": "filters",
     "LocalConv2d": "local",
     "LocoReg": "filters",
@@ -26,6 +28,7 @@ _ROOM = {
 }
 
 __all__ = [
+    "BiasLoss",
     "ConvPriorError",
     "FilterPrior",
     "LocalConv2d",

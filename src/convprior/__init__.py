@@ -1,12 +1,14 @@
 """The spatial prior of convolutional networks: parts for any training loop, and a fair study.
 
 The names used daily are here and are imported when first used; the rest lives in its room:
-``convprior.filters``, ``convprior.local``, ``convprior.losses``, ``convprior.models``, ``convprior.lab``.
+``convprior.filters``, ``convprior.local``, ``convprior.losses``, ``convprior.models``,
+``convprior.lab``.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from convprior._timm_hook import register_in_timm as _register_in_timm
 from convprior._version import __version__
 from convprior.errors import ConvPriorError
 
@@ -49,3 +51,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+_register_in_timm()

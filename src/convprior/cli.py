@@ -212,13 +212,15 @@ def report(
 @app.command("list")
 def list_names(
     what: Annotated[
-        Literal["models", "presets", "laws", "keys"] | None, typer.Argument(help="Default: all.")
+        Literal["models", "presets", "laws", "losses", "keys"] | None,
+        typer.Argument(help="Default: all."),
     ] = None,
 ) -> None:
-    """Lists models, presets, laws of decay and the keys of a recipe."""
+    """Lists models, presets, laws of decay, losses and the keys of a recipe."""
     from convprior.filters.families import Family
     from convprior.filters.laws import Law
     from convprior.lab.study import list_presets, recipe_keys
+    from convprior.lab.train.loss_recipe import LOSSES
     from convprior.models import list_models
 
     sections: dict[str, tuple[str, Callable[[], list[tuple[str, ...]]]]] = {
@@ -236,6 +238,7 @@ def list_names(
                 ("file", "a prior measured before, prior.file: convprior inspect --save-prior"),
             ],
         ),
+        "losses": ("Losses of a recipe: loss.name", lambda: list(LOSSES.items())),
         "keys": (
             "Keys of a recipe: --set KEY=VALUE",
             lambda: [(key, *entry) for key, entry in recipe_keys().items()],

@@ -17,6 +17,7 @@ from convprior.errors import InputError
 from convprior.lab.data import DataRecipe, Prepared
 from convprior.lab.train import (
     BudgetRecipe,
+    LossRecipe,
     ModelRecipe,
     OptimizerRecipe,
     PriorRecipe,
@@ -27,9 +28,12 @@ from convprior.lab.train import (
 from convprior.lab.train.distributed import join_batch_norm
 
 
-def recipe(law: Any, batch_size: int, examples: int, **optimizer: Any) -> Recipe:
+def recipe(
+    law: Any, batch_size: int, examples: int, loss: LossRecipe | None = None, **optimizer: Any
+) -> Recipe:
     return Recipe(
         prior=PriorRecipe(law=law),
+        loss=loss or LossRecipe(),
         optimizer=OptimizerRecipe(**{"lr": 0.02, "weight_decay": 0.05, **optimizer}),
         budget=BudgetRecipe(examples=examples, batch_size=batch_size, precision="fp32"),
     )
@@ -40,6 +44,11 @@ RECIPES = {
     "sgd": recipe("quadratic", 5, 43, clip=0.8),
     "adamw": recipe("two_level", 5, 41, name="adamw", lr=0.005, ema=0.5),
     "single": recipe("quadratic", 1, 6),
+    "bias": recipe("uniform", 5, 41, LossRecipe("bias", normalize="running", label_smoothing=0.1)),
+    "mean one": recipe("uniform", 5, 43, LossRecipe("bias", mean_one=True)),
+    "constant": recipe("uniform", 5, 41, LossRecipe("bias", control="constant")),
+    "shuffled": recipe("uniform", 5, 41, LossRecipe("bias", control="shuffled")),
+    "focal": recipe("uniform", 5, 41, LossRecipe("focal")),
 }
 WHOLE = Recipe(
     data=DataRecipe(per_class=10, flip=True),

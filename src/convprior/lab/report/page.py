@@ -41,6 +41,7 @@ class Panel:
     compared: str
     comparisons: list[Comparison]
     controls: list[tuple[Comparison, str]]
+    weights: str
     summaries: list[Summary]
     differences: str
     accuracies: str
@@ -76,6 +77,7 @@ def panel(
         compared=words.what_was_compared(study, rows, data, model),
         comparisons=own,
         controls=words.what_controls_say(study, rows),
+        weights=words.weights_seen(rows),
         summaries=sums,
         differences=differences(own) if any(one.pairs for one in own) else "",
         accuracies=accuracies(sums, study.baseline) if any(one.n for one in sums) else "",
@@ -118,6 +120,7 @@ def content(
         "remarks": remarks(comparisons),
         "rows": rows,
         "several": len(panels) > 1,
+        "weighed": any("mean_weight" in one for one in metrics),
         "colors": arm_colors(arms, study.baseline),
         "crowded": len(arms) > MOST_COLORS + 1,
         "shared": shared,

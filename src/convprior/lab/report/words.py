@@ -87,6 +87,20 @@ def bottom_line(
     return f"Against {comparisons[0].baseline}: {'; '.join(sentences)}."
 
 
+def weights_seen(rows: Sequence[Row]) -> str:
+    """How much images counted in the arms that weigh them; empty where none does."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row.metrics and "mean_weight" in row.metrics:
+            found.setdefault(row.arm, []).append(row.metrics)
+    parts = []
+    for arm, own in found.items():
+        mean = sum(one["mean_weight"] for one in own) / len(own)
+        largest = max(one["largest_weight"] for one in own)
+        parts.append(f"{arm} mean {mean:.3f}, largest {largest:.3g}")
+    return f"Weights of the images in training: {'; '.join(parts)}." if parts else ""
+
+
 def find_controls(study: Study) -> dict[str, str]:
     """The arms that are controls, each with the arm it controls.
 

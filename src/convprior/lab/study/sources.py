@@ -1,4 +1,4 @@
-"""Looks at the data, the networks and the priors of a study before its first cell starts."""
+"""Looks at the data, networks, priors and losses of a study before its first cell starts."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,6 +9,7 @@ from convprior.errors import InputError
 from convprior.lab.data import DataRecipe, Prepared, prepare
 from convprior.lab.study.design import Study
 from convprior.lab.train import ConnectivityRecipe, PriorRecipe, Recipe, build_model
+from convprior.lab.train.objective import check_features
 from convprior.lab.train.priors import build_prior, shape_filters_
 
 # What a network is built for: class count, channels and size of the images.
@@ -21,8 +22,8 @@ def check_sources(study: Study) -> None:
     Decoded images stay in the cache, where the workers find them.
 
     Raises:
-        InputError: data are missing, broken or too few, a network cannot take them, or a prior or
-            a connectivity does not fit a network; the message names the arm.
+        InputError: data are missing, broken or too few, a network cannot take them, or a prior, a
+            connectivity or a loss does not fit a network; the message names the arm.
     """
     shapes: dict[DataRecipe, Shape] = {}
     examples: dict[Shape, Prepared] = {}
@@ -40,7 +41,7 @@ def check_sources(study: Study) -> None:
             if (shape, recipe.model) not in seen:
                 seen.add((shape, recipe.model))
                 build_model(plain, data)
-            fit = (shape, recipe.model, recipe.connectivity, recipe.prior)
+            fit = (shape, recipe.model, recipe.connectivity, recipe.prior, recipe.loss)
             if fit in seen:
                 continue
             seen.add(fit)
@@ -48,6 +49,8 @@ def check_sources(study: Study) -> None:
                 network = build_model(replace(plain, connectivity=recipe.connectivity), data)
                 shape_filters_(network, recipe)
                 build_prior(network, recipe)
+                channels, size = shape[1:]
+                check_features(network, recipe.loss, torch.zeros(2, channels, *size))
             except InputError as error:
                 raise InputError(f"arms.{arm}: {error}") from error
 

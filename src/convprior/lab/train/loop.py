@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 
 from convprior._random import mix
 from convprior.lab.data import Prepared, training_batches
@@ -31,15 +31,12 @@ def fit(training: Training, data: Prepared, after_step: Callable[[], None] | Non
         Diverged: the loss became infinite or not a number.
     """
     recipe, world, meter = training.recipe, training.world, training.meter
-    budget, smoothing = recipe.budget, recipe.loss.label_smoothing
+    budget, objective = recipe.budget, training.objective
     prior, average, optimizer = training.prior, training.average, training.optimizer
     penalty = prior if prior_form(recipe) == "penalty" else None
     decoupled = prior if prior_form(recipe) == "decoupled" else None
     device = world.device
     dtype = training.dtype
-    # Unequal shares of several processes weigh by their images: each sums its own and
-    # DistributedDataParallel divides by the number of processes.
-    reduction = "mean" if world.size == 1 else "sum"
     network = world.replicate(training.model).train()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     random = torch.cuda.default_generators[device.index] if device.type == "cuda" else None
@@ -56,7 +53,8 @@ def fit(training: Training, data: Prepared, after_step: Callable[[], None] | Non
         first_step=training.step,
     )
     # Dropout draws from the global generator, which the caller gets back as it was.
-    with torch.random.fork_rng(devices=[] if random is None else [device]):
+    kept = torch.random.fork_rng(devices=[] if random is None else [device])
+    with kept, objective.attached(training.model):
         while not training.finished:
             begun = time.perf_counter()
             first = training.examples
@@ -74,9 +72,7 @@ def fit(training: Training, data: Prepared, after_step: Callable[[], None] | Non
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 logits = network(x)
             logits = logits.float()
-            loss = cross_entropy(logits, y, label_smoothing=smoothing, reduction=reduction)
-            if world.size > 1:
-                loss = loss * (world.size / (last - first))
+            loss: Tensor = objective(logits, y, last - first)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             if penalty is not None:
@@ -98,7 +94,7 @@ def fit(training: Training, data: Prepared, after_step: Callable[[], None] | Non
         meter.flush()
 
 
-def _cut(share: torch.Tensor, first: int, last: int, training: Training) -> torch.Tensor:
+def _cut(share: Tensor, first: int, last: int, training: Training) -> Tensor:
     """Cuts this process's share of a batch to the samples before ``last``."""
     size, world = training.recipe.budget.batch_size, training.world
     begin = first + size * world.rank // world.size

@@ -8,12 +8,13 @@ them as they are.
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 from convprior.lab.data import DataRecipe
 from convprior.lab.plain import as_dict, from_dict, none_or, positive, require, settle
 from convprior.lab.train.connectivity import ConnectivityRecipe
+from convprior.lab.train.loss_recipe import LossRecipe
 from convprior.lab.train.prior_recipe import PriorRecipe
 
 __all__ = [
@@ -53,23 +54,6 @@ class ModelRecipe:
         settle(self, "model")
         require(bool(self.name), "model.name", self.name, "must not be empty")
         require(self.width is None or self.width > 0, "model.width", self.width, "must be > 0")
-
-
-@dataclass(frozen=True)
-class LossRecipe:
-    """What is minimized, besides the prior."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = _PYDANTIC
-
-    name: Literal["cross_entropy"] = "cross_entropy"
-    """The loss of one example; a batch takes the mean."""
-    label_smoothing: float = 0.0
-    """Probability spread evenly over all classes, in [0, 1)."""
-
-    def __post_init__(self) -> None:
-        settle(self, "loss")
-        value = self.label_smoothing
-        require(0 <= value < 1, "loss.label_smoothing", value, "must be in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -160,15 +144,24 @@ class Recipe:
         settle(self)
 
 
-# Slots that older versions did not have; left at their default they are not part of the key.
-_LATER: dict[str, Any] = {"connectivity": ConnectivityRecipe()}
+# Slots and keys that version 0.1.0 did not have; at their default they are not part of the key.
+_LATER = (
+    "connectivity",
+    *(f"loss.{e.name}" for e in fields(LossRecipe) if e.name not in ("name", "label_smoothing")),
+)
 
 
 def canonical(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain data of which equal experiments have equal ones, in every version."""
-    settled = from_dict(type(recipe), as_dict(recipe))
-    default = [name for name, value in _LATER.items() if getattr(settled, name) == value]
-    return {key: value for key, value in as_dict(settled).items() if key not in default}
+    data, usual = as_dict(from_dict(type(recipe), as_dict(recipe))), as_dict(Recipe())
+    for key in _LATER:
+        *path, last = key.split(".")
+        own, default = data, usual
+        for part in path:
+            own, default = own[part], default[part]
+        if own[last] == default[last]:
+            del own[last]
+    return data
 
 
 def recipe_key(recipe: Recipe) -> str:

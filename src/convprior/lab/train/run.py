@@ -184,6 +184,10 @@ class _Watch:
                 "evaluated_on": training.recipe.data.evaluate,
                 "evaluated_images": result.images,
             }
+            weights_seen = training.objective.weights
+            if weights_seen is not None:
+                metrics["mean_weight"] = float(weights_seen.total) / training.examples
+                metrics["largest_weight"] = float(weights_seen.largest)
             if training.world.leads:
                 size = list(data.train.size)
                 header = {"format": FORMAT, "version": __version__, "key": key, "image_size": size}
@@ -202,6 +206,8 @@ class _Watch:
             "lr": training.optimizer.param_groups[0]["lr"],
             "train_accuracy": meter.correct / meter.count,
         }
+        if training.objective.weights is not None:
+            point["mean_weight"] = training.objective.weights.take(meter.count)
         meter.reset()
         if training.recipe.data.evaluate == "validation":
             with self._averaged():

@@ -21,6 +21,7 @@ from convprior.lab.train.average import WeightAverage
 from convprior.lab.train.connectivity import connect, model_arguments
 from convprior.lab.train.distributed import World, join_batch_norm
 from convprior.lab.train.meter import Meter
+from convprior.lab.train.objective import Objective
 from convprior.lab.train.optimizers import build_optimizer
 from convprior.lab.train.precision import compute_dtype
 from convprior.lab.train.priors import build_prior, shape_filters_
@@ -52,6 +53,7 @@ class Training:
     world: World
     model: nn.Module
     prior: LocoReg | None
+    objective: Objective
     optimizer: torch.optim.Optimizer
     average: WeightAverage | None
     meter: Meter
@@ -66,18 +68,19 @@ class Training:
 
     @classmethod
     def start(cls, recipe: Recipe, model: nn.Module, world: World) -> "Training":
-        """Puts a fresh network on the device with its prior, optimizer and average."""
+        """Puts a fresh network on the device with its prior, loss, optimizer and average."""
         model = model.to(world.device).to(memory_format=torch.channels_last)
         if world.size > 1:
             model = join_batch_norm(model, world.device)
         prior = build_prior(model, recipe)
         optimizer = build_optimizer(model, recipe, prior)
+        objective = Objective(recipe, world).to(world.device)
         ema = recipe.optimizer.ema
         average = None if ema is None else WeightAverage(model, ema)
         eager = world.device.type == "cpu" and world.size == 1
         meter = Meter(world, 1 if eager else _WINDOW)
         dtype = compute_dtype(recipe.budget.precision, world.device)
-        return cls(recipe, world, model, prior, optimizer, average, meter, dtype)
+        return cls(recipe, world, model, prior, objective, optimizer, average, meter, dtype)
 
     @property
     def step(self) -> int:
@@ -150,6 +153,7 @@ class Training:
                     tensors[f"optimizer.{kind}.{name}"] = value
         if self.average is not None:
             tensors |= {f"average.{n}": t for n, t in self.average.mean.items()}
+        tensors |= {f"objective.{n}": t for n, t in self.objective.state_dict().items()}
         return tensors
 
     def _create_optimizer_state(self, tensors: dict[str, Tensor]) -> None:

@@ -21,11 +21,13 @@ from convprior.losses.rivals import (
     symmetric_cross_entropy,
     taylor_cross_entropy,
 )
+from convprior.losses.tap import FeatureTap
 from convprior.losses.variance import feature_variance
 from convprior.losses.weights import bias_weights
 
 __all__ = [
     "BiasLoss",
+    "FeatureTap",
     "FocalLoss",
     "GeneralizedCrossEntropy",
     "Poly1Loss",

@@ -1,0 +1,97 @@
+"""One forward pass of a network, observed from its first module to its last."""
+
+import weakref
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from convprior.errors import InputError
+from convprior.filters.cohesion.listening import evaluating
+from convprior.losses.tap.capture import Absent
+from convprior.losses.tap.discovery import DataFlow, Found
+from convprior.losses.tap.trail import tensors_of
+
+Settle = Callable[[Found | None, str], None]
+
+
+def observe(network: nn.Module, settle: Settle) -> list[RemovableHandle]:
+    """Observes the network's next complete forward pass.
+
+    Args:
+        network: without wrappers.
+        settle: a method, held weakly, that is called when the pass is over: with where the feature
+            map is, if anywhere, and with the name of the last module whose output is no vector.
+
+    Returns:
+        Handles of two hooks on the network, which the method is to remove.
+    """
+    observation = _Observation(weakref.WeakMethod(settle))
+    return [
+        network.register_forward_pre_hook(observation, with_kwargs=True),
+        network.register_forward_hook(observation, with_kwargs=True, always_call=True),
+    ]
+
+
+@torch.no_grad()
+def run_example(network: nn.Module, example_input: Any) -> None:
+    """One pass in evaluation mode, after which modes and random generators are what they were.
+
+    Args:
+        network: without wrappers.
+        example_input: a tensor, a sequence of positional or a mapping of keyword arguments.
+
+    Raises:
+        InputError: there is no tensor in the example.
+    """
+    if next(tensors_of(example_input), None) is None:
+        raise InputError(
+            f"example_input is {example_input!r}; give what the network takes, such as "
+            "torch.zeros(1, 3, 32, 32)"
+        )
+    devices = {p.device for p in network.parameters() if p.device.type == "cuda"}
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices))
+        stack.enter_context(evaluating(network))
+        if any(hasattr(module, "_orig_mod") for module in network.modules()):
+            # Compiled parts hide their functions.
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if isinstance(example_input, Mapping):
+            network(**example_input)
+        elif isinstance(example_input, list | tuple):
+            network(*example_input)
+        else:
+            network(example_input)
+
+
+class _Observation:
+    """Both hooks: starts before the pass and ends after it, also where the pass fails."""
+
+    def __init__(self, settle: "weakref.WeakMethod[Settle]") -> None:
+        self._settle = settle
+        self._flow: DataFlow | None = None
+
+    def __call__(
+        self, network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *output: Any
+    ) -> None:
+        if torch.compiler.is_compiling():
+            raise InputError(
+                "a FeatureTap cannot look for its layer while the network is being compiled; give "
+                "it layer= or example_input= before torch.compile"
+            )
+        if not output:
+            self._flow = DataFlow()
+            self._flow.start(network, (args, kwargs))
+            return
+        flow, self._flow = self._flow, None
+        if flow is not None:
+            flow.finish()
+            settle = self._settle()
+            if settle is not None and output[0] is not None:  # no output: the pass has failed
+                settle(flow.found(output[0]), flow.last_map)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Absent, ()

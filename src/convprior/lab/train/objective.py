@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,14 @@ from convprior.lab.train.loss_recipe import LossRecipe
 from convprior.lab.train.recipe import Recipe
 from convprior.losses import (
     BiasLoss,
+    FeatureTap,
     FocalLoss,
     GeneralizedCrossEntropy,
     Poly1Loss,
     SymmetricCrossEntropy,
     TaylorCrossEntropy,
 )
-
-if TYPE_CHECKING:
-    from convprior.losses import FeatureTap
-    from convprior.losses.targets import Reduction
+from convprior.losses.targets import Reduction
 
 # Keeps the draws of shuffled weights apart from those of order, augmentation and dropout.
 _SHUFFLE = 0x5F1E
@@ -57,8 +55,6 @@ class Objective(nn.Module):
         if self.weights is None:
             yield
             return
-        from convprior.losses import FeatureTap
-
         with _named_slot():
             tap = FeatureTap(model, self.layer)
         with tap as self.tap:
@@ -85,7 +81,7 @@ class Objective(nn.Module):
 class _Common(TypedDict):
     """Arguments of every loss."""
 
-    reduction: "Reduction"
+    reduction: Reduction
     label_smoothing: float
 
 
@@ -114,7 +110,7 @@ class WeightRecord(nn.Module):
         return mean
 
 
-def build_loss(recipe: Recipe, reduction: "Reduction") -> nn.Module:
+def build_loss(recipe: Recipe, reduction: Reduction) -> nn.Module:
     """The loss of a recipe, called with logits and labels; that named ``bias``, with features."""
     slot = recipe.loss
     common: _Common = {"reduction": reduction, "label_smoothing": slot.label_smoothing}
@@ -151,8 +147,6 @@ def check_features(model: nn.Module, slot: LossRecipe, images: Tensor) -> None:
         InputError: the layer does not exist, or none is found.
     """
     if slot.name == "bias":
-        from convprior.losses import FeatureTap
-
         with _named_slot(), FeatureTap(model, slot.features, example_input=images):
             pass
 

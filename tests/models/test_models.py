@@ -14,7 +14,11 @@ from convprior.errors import InputError
 from convprior.models import HeLinear, WideResNet, create_model, list_models
 
 # Slow, and of the same class as a smaller one that stays.
-LARGE = {"wrn16_8", "wrn28_10", "wrn40_2", "densenet121", "densenet_bc100_12"}
+LARGE = {
+    *("wrn16_8", "wrn28_10", "wrn40_2", "densenet121", "densenet_bc100_12"),
+    *("skipnet_s", "skipnet_m", "skipnet_m_no_skips", "skipnet_l"),
+    *("mobilenet_v3_large", "mobilenet_v3_large_skips"),
+}
 NAMES = [name for name in list_models() if name not in LARGE]
 # Networks that `small` builds with fewer channels, since they are slow.
 NARROW = {"googlenet", "mobilenet_v2", "resnet18", "vgg11_bn", "vgg16_bn"}

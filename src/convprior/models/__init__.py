@@ -14,6 +14,16 @@ from convprior.models.plain import PlainCNN
 from convprior.models.registry import create_model, list_models
 from convprior.models.resnet import ResNet, resnet18
 from convprior.models.simple_local_net import SimpleLocalNet
+from convprior.models.skipnet import SkipNet
+from convprior.models.skipnet_sizes import (
+    mobilenet_v3_large,
+    mobilenet_v3_large_skips,
+    skipnet_l,
+    skipnet_m,
+    skipnet_m_no_skips,
+    skipnet_s,
+    skipnet_xs,
+)
 from convprior.models.vgg import VGG, vgg11_bn, vgg16_bn
 from convprior.models.wide_resnet import WideResNet
 
@@ -28,12 +38,20 @@ __all__ = [
     "PlainCNN",
     "ResNet",
     "SimpleLocalNet",
+    "SkipNet",
     "WideResNet",
     "create_model",
     "densenet121",
     "densenet_bc",
     "list_models",
+    "mobilenet_v3_large",
+    "mobilenet_v3_large_skips",
     "resnet18",
+    "skipnet_l",
+    "skipnet_m",
+    "skipnet_m_no_skips",
+    "skipnet_s",
+    "skipnet_xs",
     "vgg11_bn",
     "vgg16_bn",
     "with_coordinates",

@@ -22,6 +22,15 @@ from convprior.models.mobilenet import MobileNetV2
 from convprior.models.plain import PlainCNN
 from convprior.models.resnet import resnet18
 from convprior.models.simple_local_net import SimpleLocalNet
+from convprior.models.skipnet_sizes import (
+    mobilenet_v3_large,
+    mobilenet_v3_large_skips,
+    skipnet_l,
+    skipnet_m,
+    skipnet_m_no_skips,
+    skipnet_s,
+    skipnet_xs,
+)
 from convprior.models.vgg import vgg11_bn, vgg16_bn
 from convprior.models.wide_resnet import WideResNet
 
@@ -29,9 +38,16 @@ _NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "densenet121": densenet121,
     "googlenet": GoogLeNet,
     "mobilenet_v2": MobileNetV2,
+    "mobilenet_v3_large": mobilenet_v3_large,
+    "mobilenet_v3_large_skips": mobilenet_v3_large_skips,
     "plain_cnn": PlainCNN,
     "resnet18": resnet18,
     "simple_local_net": SimpleLocalNet,
+    "skipnet_l": skipnet_l,
+    "skipnet_m": skipnet_m,
+    "skipnet_m_no_skips": skipnet_m_no_skips,
+    "skipnet_s": skipnet_s,
+    "skipnet_xs": skipnet_xs,
     "vgg11_bn": vgg11_bn,
     "vgg16_bn": vgg16_bn,
 }

@@ -1,0 +1,1 @@
+"""Feature diversity: whether features that vary little mean predictions that are random."""

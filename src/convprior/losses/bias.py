@@ -186,7 +186,7 @@ class BiasLoss(nn.Module):
         if self.reduction == "none":
             return losses
         total = losses.sum()
-        return total if self.reduction == "sum" else total * (world / denominator)
+        return total if self.reduction == "sum" else total * (world / denominator.to(total.dtype))
 
     def _weigh(self, variance: Tensor, target: Tensor, world: int) -> tuple[Tensor, Tensor]:
         """The weights (N,), and what the mean divides by, over the batch of all processes."""
@@ -202,6 +202,7 @@ class BiasLoss(nn.Module):
             low, high, strange = largest_of_all(mine, self.process_group).unbind()
             low = -low
         z, largest = self._weights(variance, low, high)
+        z = torch.where(counted, z, 1.0)  # outside the range it could be infinite
         largest = torch.where(strange.bool(), largest.clamp(min=1.0), largest)
 
         ones = counted.to(z.dtype)

@@ -16,7 +16,7 @@ function as the authors' linear layers.
 from typing import NamedTuple
 
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import adaptive_avg_pool2d
 
 from convprior.models.channels import scaled
 from convprior.models.he import HeConv2d
@@ -83,8 +83,9 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (n, channels, h, w) to the same shape."""
-        gates: Tensor = self.fc2(self.activation(self.fc1(self.avgpool(x))))
-        return x * self.scale_activation(gates)
+        hidden = self.activation(self.fc1(self.avgpool(x)))
+        gates: Tensor = self.scale_activation(self.fc2(hidden))
+        return x * gates
 
 
 class SqueezedInvertedResidual(nn.Module):
@@ -141,5 +142,5 @@ class EarlySkip(nn.Module):
 
     def forward(self, x: Tensor, early: Tensor) -> Tensor:
         """Maps (n, out_channels, h, w) and (n, in_channels, any, any) to the shape of ``x``."""
-        out: Tensor = self.block(F.adaptive_avg_pool2d(early, (x.shape[2], x.shape[3])))
+        out: Tensor = self.block(adaptive_avg_pool2d(early, (x.shape[2], x.shape[3])))
         return x + out

@@ -67,7 +67,7 @@ SKIPNET = (
 class SkipNet(nn.Module):
     """SkipNet of any size: SkipNet-M by default, 5,532,352 parameters at 1000 classes.
 
-    The methods are those of a timm network, so it can stand where timm's code expects one.
+    The methods are those of a timm network, which have arguments without effect here.
 
     Args:
         num_classes: number of logits; 0 leaves the last layer out.
@@ -163,7 +163,7 @@ class SkipNet(nn.Module):
         self,
         x: Tensor,
         indices: int | list[int] | None = None,
-        norm: bool = False,
+        norm: bool = False,  # noqa: ARG002
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
@@ -197,18 +197,16 @@ class SkipNet(nn.Module):
         early = x
         for index, layer in enumerate(self.features):
             if index <= max(wanted):
-                if self.grad_checkpointing and not torch.jit.is_scripting():
+                if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined]
                     x = checkpoint(layer, x, use_reentrant=False)
                 else:
                     x = layer(x)
                 if index == self.early:
                     early = x
-                if self.skip1 is not None:
-                    if index == self.first:
-                        x = self.skip1(x, early)
-                if self.skip2 is not None:
-                    if index == self.second:
-                        x = self.skip2(x, early)
+                if self.skip1 is not None and index == self.first:
+                    x = self.skip1(x, early)
+                if self.skip2 is not None and index == self.second:
+                    x = self.skip2(x, early)
                 if index in wanted:
                     maps.append(x)
         return maps
@@ -216,7 +214,7 @@ class SkipNet(nn.Module):
     def prune_intermediate_layers(
         self,
         indices: int | list[int] = 1,
-        prune_norm: bool = False,
+        prune_norm: bool = False,  # noqa: ARG002
         prune_head: bool = True,
     ) -> list[int]:
         """Drops the layers behind the last map asked for, and the head; returns the positions."""
@@ -233,12 +231,10 @@ class SkipNet(nn.Module):
             self.classifier = nn.Sequential()
         return positions
 
-    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         """The last layer: linear, or the identity of ``num_classes=0``."""
         return self.classifier[-1]
 
-    @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replaces the last layer by a new one.
 
@@ -255,13 +251,12 @@ class SkipNet(nn.Module):
         pooled = self.pooled if global_pool is None else global_pool == "avg"
         if num_classes > 0 and not pooled:
             raise InputError(f"num_classes={num_classes} needs a pooling; give global_pool='avg'")
-        weight = self.classifier[0].weight
-        layer = _logits(self.head_hidden_size, num_classes).to(weight.device, weight.dtype)
+        like = next(self.parameters())
+        layer = _logits(self.head_hidden_size, num_classes).to(like.device, like.dtype)
         self.classifier[-1] = layer.train(self.training)
         self.num_classes = num_classes
         self.pooled = pooled
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recomputes the maps inside each block in the backward pass instead of keeping them.
 
@@ -269,8 +264,7 @@ class SkipNet(nn.Module):
         """
         self.grad_checkpointing = enable
 
-    @torch.jit.ignore
-    def group_matcher(self, coarse: bool = False) -> dict[str, object]:
+    def group_matcher(self, coarse: bool = False) -> dict[str, object]:  # noqa: ARG002
         """Patterns that order the parameters by depth, for timm's layer-wise learning rates."""
         return {
             "stem": r"^features\.0\.",

@@ -24,7 +24,7 @@ ORDER = [
     "local",
     "filters",
 ]
-BASE = {"errors", "_drawing", "_files", "_optional", "_random", "_version"}
+BASE = {"errors", "_drawing", "_files", "_optional", "_random", "_timm_hook", "_version"}
 OPTIONAL = {
     *("PIL", "altair", "datasets", "jinja2", "numba", "optuna", "pandas", "pyarrow", "pydantic"),
     *("ray", "rich", "scipy", "sklearn", "timm", "torchvision", "triton", "typer"),

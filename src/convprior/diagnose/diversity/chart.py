@@ -84,7 +84,7 @@ def decile_bars(diversity: "FeatureDiversity", layer: LayerDiversity) -> Any:
 def variance_histogram(diversity: "FeatureDiversity", layer: LayerDiversity) -> Any:
     """The variances of images classified right and of those classified wrong, as shares of each."""
     alt = require("altair", "lab")
-    counted = layer.variance.isfinite() & ~diversity.cross_entropy.isnan()
+    counted = layer.variance.isfinite() & diversity.cross_entropy.isfinite()
     variance, correct = layer.variance[counted].double(), diversity.correct[counted]
     ordered = variance.sort().values
     low, high = float(ordered[0]), float(ordered[math.ceil(_TAIL * (len(ordered) - 1))])

@@ -126,7 +126,7 @@ def describe(
         classes: number of logits.
         settings: the rest.
     """
-    counted = variance.isfinite() & ~cross_entropy.isnan()
+    counted = variance.isfinite() & cross_entropy.isfinite()
     v, ce, right = variance[counted], cross_entropy[counted], correct[counted]
     groups = deciles(v, right, ce, settings.confidence)
     area = auroc(v, right, settings.confidence)

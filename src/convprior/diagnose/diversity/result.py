@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,9 +48,10 @@ class FeatureDiversity:
         return float(self.correct.double().mean())
 
     @property
-    def loss(self) -> float:
-        """Mean cross-entropy in nats."""
-        return float(self.cross_entropy.double().mean())
+    def loss(self) -> float | None:
+        """Mean cross-entropy in nats; None if that is not finite."""
+        mean = float(self.cross_entropy.double().mean())
+        return mean if math.isfinite(mean) else None
 
     @property
     def chance(self) -> float:

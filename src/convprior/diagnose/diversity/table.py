@@ -23,7 +23,7 @@ def text_table(diversity: "FeatureDiversity") -> str:
     overall = (
         f"{diversity.images:,} images, {diversity.classes} classes: accuracy "
         f"{percent(diversity.accuracy)}, by chance {percent(diversity.chance)}, "
-        f"loss {diversity.loss:.3f}"
+        f"loss {number(diversity.loss, 3)}"
     )
     blocks = [overall, aligned(lines, left=2), "\n".join(notes)]
     if last.deciles:

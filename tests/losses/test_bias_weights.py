@@ -49,7 +49,10 @@ def test_weights_are_those_of_the_float64_loop(n, shape, dtype, alpha, beta):
     wanted = reference_weights(variance if distinct else np.ones(n), alpha, beta)
     if distinct:
         torch.testing.assert_close(
-            bias_weights(features, alpha, beta).double(), torch.from_numpy(wanted), rtol=0, atol=2e-3
+            bias_weights(features, alpha, beta).double(),
+            torch.from_numpy(wanted),
+            rtol=0,
+            atol=2e-3,
         )
 
 
@@ -159,11 +162,13 @@ def test_no_gradient_and_no_change():
 def test_what_has_no_variance(features, words):
     with pytest.raises(InputError, match=words):
         feature_variance(features)
-    with pytest.raises(InputError, match="features of layer 'head.pool'"):
+    with pytest.raises(InputError, match=r"features of layer 'head\.pool'"):
         feature_variance(features, layer="head.pool")
 
 
-@pytest.mark.parametrize(("alpha", "beta"), [(-0.1, 0.3), (0.3, 1.0), (math.nan, 0), (0, -math.inf)])
+@pytest.mark.parametrize(
+    ("alpha", "beta"), [(-0.1, 0.3), (0.3, 1.0), (math.nan, 0), (0, -math.inf)]
+)
 def test_weights_are_positive_and_grow(alpha, beta):
     with pytest.raises(InputError, match="alpha must be >= 0 and beta < 1"):
         bias_weights(torch.rand(3, 4), alpha, beta)

@@ -7,14 +7,12 @@ and as modules. ``reference`` holds the oracles.
 """
 
 from convprior.losses.bias import BiasLoss
-from convprior.losses.rival_modules import (
+from convprior.losses.rivals import (
     FocalLoss,
     GeneralizedCrossEntropy,
     Poly1Loss,
     SymmetricCrossEntropy,
     TaylorCrossEntropy,
-)
-from convprior.losses.rivals import (
     focal_loss,
     generalized_cross_entropy,
     poly1_loss,

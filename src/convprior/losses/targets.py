@@ -1,30 +1,43 @@
-"""What the losses of this room share: their arguments, soft targets and reductions."""
+"""What the losses of this room share: their conventions, checks, soft targets and reductions."""
 
 import math
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
+from torch.nn.functional import log_softmax, one_hot
 
 from convprior.errors import InputError
 
 Reduction = Literal["mean", "sum", "none"]
 
 
+class Conventions(TypedDict, total=False):
+    """What every loss takes as :func:`torch.nn.functional.cross_entropy` does.
+
+    Attributes:
+        reduction: ``mean`` over the examples that count (default), ``sum`` or ``none``.
+        label_smoothing: share of the uniform distribution in the target, default 0.
+        ignore_index: class of the examples that do not count, default -100.
+    """
+
+    reduction: Reduction
+    label_smoothing: float
+    ignore_index: int
+
+
 def check_reduction(reduction: str, label_smoothing: float) -> None:
     """Raises an InputError unless both are what torch's cross-entropy takes."""
     if reduction not in get_args(Reduction):
         raise InputError(f"reduction is {reduction!r}; choose 'mean', 'sum' or 'none'")
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise InputError(f"label_smoothing is {label_smoothing!r}; it must be between 0 and 1")
+    check_range("label_smoothing", label_smoothing, 0.0, 1.0)
 
 
 def check_range(name: str, value: float, low: float, high: float = math.inf) -> None:
     """Raises an InputError unless ``low <= value <= high`` and ``value`` is finite."""
     if not (low <= value <= high and math.isfinite(value)):
-        rule = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-        raise InputError(f"{name} is {value!r}; it must be finite and {rule}")
+        rule = f"finite and at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise InputError(f"{name} is {value!r}; it must be {rule}")
 
 
 def check_target(logits: Tensor, target: Tensor) -> None:
@@ -44,33 +57,47 @@ def single_precision(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def distributions(
-    logits: Tensor, target: Tensor, label_smoothing: float, ignore_index: int
-) -> tuple[Tensor, Tensor | None]:
-    """Targets as (N, classes) in the logits' dtype, and which rows count (None: all do).
+def prepared(
+    logits: Tensor,
+    target: Tensor,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """``log p`` and ``y``, both (N, classes), and which rows count (None: all do).
 
-    ``y = (1 - e) y + e / classes`` for the smoothing ``e``. Rows of the class ``ignore_index``
-    do not count; soft targets always do.
+    ``y = (1 - e) y + e / classes`` for the smoothing ``e``. Rows of the class ``ignore_index`` do
+    not count; soft targets always do.
     """
+    check_reduction(reduction, label_smoothing)
     check_target(logits, target)
-    classes = logits.shape[1]
+    logits = single_precision(logits)
     counted = None
     if target.is_floating_point():
-        soft = target.to(logits.dtype)
+        y = target.to(logits.dtype)
     else:
         counted = target != ignore_index
-        soft = one_hot(target.long() * counted, classes).to(logits.dtype)
+        y = one_hot(target.long() * counted, logits.shape[1]).to(logits.dtype)
     if label_smoothing:
-        soft = soft * (1.0 - label_smoothing) + label_smoothing / classes
-    return soft, counted
+        y = y * (1.0 - label_smoothing) + label_smoothing / logits.shape[1]
+    # A class masked by a logit of -inf has no part in a target without it: 0 log 0 = 0.
+    log_p = log_softmax(logits, 1).clamp(min=torch.finfo(logits.dtype).min)
+    return log_p, y, counted
 
 
-def reduced(losses: Tensor, counted: Tensor | None, reduction: str) -> Tensor:
-    """Mean, sum or none of the (N,) losses, where those that do not count are 0."""
+def reduced(
+    terms: Tensor,
+    counted: Tensor | None,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,  # noqa: ARG001  (already in the terms)
+    ignore_index: int = -100,  # noqa: ARG001  (already in counted)
+) -> Tensor:
+    """Sums (N, classes) over classes; then mean, sum or none over the rows that count."""
+    losses = terms.sum(1)
     if counted is not None:
         losses = torch.where(counted, losses, 0.0)
     if reduction == "none":
         return losses
-    if reduction == "sum" or counted is None:
-        return losses.sum() if reduction == "sum" else losses.mean()
-    return losses.sum() / counted.sum()
+    if reduction == "sum":
+        return losses.sum()
+    return losses.mean() if counted is None else losses.sum() / counted.sum()

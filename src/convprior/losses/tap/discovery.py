@@ -1,18 +1,26 @@
 """Which tensor a network pools last: its data flow, followed through one forward pass."""
 
+import sys
 from collections.abc import Mapping, MutableMapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from convprior.errors import InputError
 from convprior.losses.tap.capture import Side
 from convprior.losses.tap.pooling import ends_map, revives_map
 from convprior.losses.tap.trail import Place, Pooled, Trail, nearest_of, tensors_of
+
+COMPILED = (
+    "a FeatureTap cannot look for its layer while the network is being compiled; give it layer= or "
+    "example_input= before torch.compile"
+)
 
 Known = list[tuple[Tensor, Trail]]
 
@@ -55,27 +63,38 @@ class DataFlow(TorchFunctionMode):
         self._trails: MutableMapping[Tensor, Trail] = WeakTensorKeyDictionary()
         self._calls: dict[str, int] = {}
         self._time = 0
-        self._handles: list[RemovableHandle] = []
+        self._undo = ExitStack()
         self.last_map = ""
 
     def start(self, network: nn.Module, inputs: Any) -> None:
-        """Listens to every module and every function."""
+        """Listens to every module and every function.
+
+        Raises:
+            InputError: the network runs inside a compiled region.
+        """
+        if torch.compiler.is_compiling():
+            raise InputError(COMPILED)
+        # Compiled parts would hide their functions. What was never imported has compiled nothing.
+        if "torch._dynamo" in sys.modules:
+            try:
+                self._undo.enter_context(torch.compiler.set_stance("force_eager"))
+            except RuntimeError as error:
+                raise InputError(COMPILED) from error
         for tensor in tensors_of(inputs):
             self._trails[tensor] = Trail()
         for name, module in network.named_modules():
             if name:
                 before, after = partial(self._enter, name), partial(self._leave, name)
-                self._handles += (
+                for handle in (
                     module.register_forward_pre_hook(before, with_kwargs=True),
                     module.register_forward_hook(after, with_kwargs=True),
-                )
-        self.__enter__()  # type: ignore[no-untyped-call]
+                ):
+                    self._undo.callback(handle.remove)
+        self._undo.enter_context(self)
 
     def finish(self) -> None:
         """Listens no longer."""
-        self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
-        for handle in self._handles:
-            handle.remove()
+        self._undo.close()
 
     def found(self, output: Any) -> Found | None:
         """Where to take the feature map that the network's output was pooled from, if any."""
@@ -86,8 +105,9 @@ class DataFlow(TorchFunctionMode):
         last = pooled.layout == "channels last"
         # A module that runs again later would hand over its later tensor.
         places = [p for p in pooled.places if self._calls[p.layer] == p.call]
+        outputs = [p for p in places if p.side == "output"]
         if places and pooled.tensor.dim() >= 4:
-            place = max(places, key=lambda p: (p.side == "output", pooled.places.index(p)))
+            place = outputs[-1] if outputs else places[0]  # the outermost module
             return Found(place.layer, place.side, last, pooled.tensor, pooled.function)
         near = pooled.nearest
         if near.tensor.dim() < 4 or self._calls[near.place.layer] != near.place.call:

@@ -56,9 +56,6 @@ def run_example(network: nn.Module, example_input: Any) -> None:
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices))
         stack.enter_context(evaluating(network))
-        if any(hasattr(module, "_orig_mod") for module in network.modules()):
-            # Compiled parts hide their functions.
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
         if isinstance(example_input, Mapping):
             network(**example_input)
         elif isinstance(example_input, list | tuple):
@@ -77,11 +74,6 @@ class _Observation:
     def __call__(
         self, network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *output: Any
     ) -> None:
-        if torch.compiler.is_compiling():
-            raise InputError(
-                "a FeatureTap cannot look for its layer while the network is being compiled; give "
-                "it layer= or example_input= before torch.compile"
-            )
         if not output:
             self._flow = DataFlow()
             self._flow.start(network, (args, kwargs))

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 _REDUCTIONS = frozenset(
-    "mean sum nanmean nansum median amax amin max min std var logsumexp norm vector_norm".split()
-)
+    ("mean", "sum", "nanmean", "nansum", "median", "amax", "amin", "max", "min", "std", "var")
+) | {"logsumexp", "norm", "vector_norm"}
 _FLATTENINGS = frozenset(("flatten", "reshape", "view"))
 _CONVOLUTIONS = frozenset(("conv1d", "conv2d", "conv3d"))
 

@@ -150,9 +150,14 @@ def inspect(
         list[str],
         typer.Argument(help="Run folders, safetensors files, `timm:NAME`, or `convprior list`."),
     ],
-    taps: Annotated[  # noqa: ARG001 - the only view so far, and what is shown without it
+    taps: Annotated[
         bool, typer.Option("--taps", help="The size of each tap of the filters (the default).")
     ] = False,
+    diversity: Annotated[
+        bool, typer.Option("--diversity", help="Do diverse features mean right answers?")
+    ] = False,
+    data: Source = None,
+    overrides: Overrides = None,
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="With the published weights of `timm:NAME`.")
     ] = False,
@@ -179,26 +184,25 @@ def inspect(
         Literal["layer", "kernel_size"], typer.Option(help="Save one prior for each of these.")
     ] = "layer",
 ) -> None:
-    """Shows what a network learned: how large the center of its filters is, layer by layer.
+    """Shows what a network learned, layer by layer.
 
-    A finished run is compared with its own initial weights. Of local layers it also shows how far
-    they are from convolutions, and maps of their weights over the image.
+    How large the center of its filters is: a finished run is compared with its own initial weights.
+    Of local layers it also shows how far they are from convolutions, and maps of their weights.
+
+    With --diversity, whether images whose features vary more get right answers, on the evaluation
+    images of a run or on --data (with --set data.image_size=N and the like).
     """
-    from convprior.lab.report.saved_priors import check_shrinkage, save_measured
-    from convprior.lab.report.taps import check_ending, inspect_taps, text, write_taps
+    from convprior.lab.report.inspect import check_view, view_diversity, view_taps
 
-    check_shrinkage(shrinkage, save_prior)
-    if out is not None:
-        check_ending(out)
-    found = inspect_taps(targets, pretrained=pretrained, model=model, layers=layers or ())
-    typer.echo(text(found))
-    if save_prior is not None:
-        typer.echo(f"\n{save_measured(found, save_prior, per, shrinkage)}")
-    if out is None:
-        typer.echo("\nAdd --out taps.html to see the filters as heat maps.")
+    prior = {"--save-prior": save_prior, "--shrinkage": shrinkage, "--per": per != "layer"}
+    check_view(diversity, {"--taps": taps, **prior}, {"--data": data, "--set": overrides})
+    common: Any = {"pretrained": pretrained, "model": model, "layers": layers or (), "out": out}
+    if diversity:
+        blocks = view_diversity(targets, data=data, overrides=overrides or (), **common)
     else:
-        write_taps(found, out)
-        typer.echo(f"\nwritten: {out}")
+        blocks = view_taps(targets, save_prior=save_prior, shrinkage=shrinkage, per=per, **common)
+    for block in blocks:
+        typer.echo(block)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """Feature diversity as text."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from convprior.diagnose.diversity.conclusion import percent
@@ -10,6 +11,12 @@ from convprior.filters.taps.table import aligned, printable, shortened
 if TYPE_CHECKING:
     from convprior.diagnose.diversity.result import FeatureDiversity
 
+HEAD = (
+    "layer", "features", "eff. rank", "part. ratio", "AUROC", "rank corr. with loss",
+    "lowest tenth", "mean weight",
+)  # fmt: skip
+"""Names of the :func:`cells` of a layer."""
+
 _NONE = "-"
 _LONGEST = 40
 
@@ -17,8 +24,7 @@ _LONGEST = 40
 def text_table(diversity: "FeatureDiversity") -> str:
     """A line a layer, the deciles of the last layer, and how to read both."""
     last, confidence = diversity.layers[-1], f"{100 * diversity.settings.confidence:g} %"
-    head = ["layer", "features", "eff. rank", "part. ratio", "AUROC", "rank corr. with loss"]
-    lines = [[*head, "lowest tenth", "mean weight"], *map(_cells, diversity)]
+    lines = [list(HEAD), *map(cells, diversity)]
     notes = [f"{printable(one.name)}: {one.note}" for one in diversity if one.note]
     overall = (
         f"{diversity.images:,} images, {diversity.classes} classes: accuracy "
@@ -59,7 +65,17 @@ def side_text(layer: LayerDiversity) -> str:
     return f"input of {layer.name}" if layer.side == "input" else layer.name
 
 
-def _cells(layer: LayerDiversity) -> list[str]:
+def overview(networks: Iterable[tuple[str, "FeatureDiversity"]]) -> str:
+    """The last layer of several named networks, a line each."""
+    lines = [
+        [shortened(name, _LONGEST), percent(one.accuracy), *cells(one.layers[-1])]
+        for name, one in networks
+    ]
+    return aligned([["network", "accuracy", *HEAD], *lines], left=1)
+
+
+def cells(layer: LayerDiversity) -> list[str]:
+    """A layer as texts, a text for each column of :data:`HEAD`."""
     rank, lowest, weights = layer.rank, layer.lowest, layer.weights
     return [
         shortened(side_text(layer), _LONGEST),

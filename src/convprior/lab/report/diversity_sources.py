@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from convprior.errors import InputError
-from convprior.filters.filter_banks import read_weights
 from convprior.filters.selection import convolutions_of
 from convprior.lab.data import DataRecipe, ImageSet, Prepared, StreamedSet, prepare
 from convprior.lab.report.targets import Target, open_target
@@ -114,7 +114,8 @@ def _of_file(
     target: Target, model: str, given: dict[str, Any], device: torch.device | str
 ) -> Classifier:
     """The network with every weight of the file, in the form for the size of the images."""
-    weights = read_weights(Path(target.name))
+    path = Path(target.name)
+    weights = load_file(next(path.glob("*.safetensors")) if path.is_dir() else path)
     recipe = Recipe(model=ModelRecipe(model))
     shapes = {key: tensor.shape for key, tensor in weights.items()}
     fitting = fitting_forms(recipe, shapes)
@@ -127,7 +128,7 @@ def _of_file(
     small = max(prepared.evaluation.size) <= SMALL
     form = next((one for one in fitting if one[2] == small), fitting[0])
     network = create_network(recipe, *form)
-    network.load_state_dict(dict(weights))
+    network.load_state_dict(weights)
     return _classifier(target, network, prepared, device)
 
 

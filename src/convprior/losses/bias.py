@@ -5,15 +5,15 @@ from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 from convprior.errors import InputError
 from convprior.losses.processes import (
     Group,
+    gather,
     gather_rows,
     largest_of_all,
     number_of_processes,
-    sum_of_all,
 )
 from convprior.losses.shuffling import shuffled
 from convprior.losses.targets import (
@@ -28,6 +28,7 @@ from convprior.losses.weights import (
     Control,
     check_shape_of_weights,
     extremes,
+    finite,
     formula,
     scaled,
 )
@@ -194,26 +195,24 @@ class BiasLoss(nn.Module):
             counted = torch.ones_like(variance, dtype=torch.bool)
         else:
             counted = target != self.ignore_index
-        finite = torch.isfinite(variance)
-        low, high = extremes(variance, counted & finite)
-        strange = (counted & ~finite).any()
+        low, high = extremes(variance, counted & finite(variance))
         if world > 1:
-            mine = torch.stack([-low, high, strange.to(high.dtype)])
-            low, high, strange = largest_of_all(mine, self.process_group).unbind()
+            low, high = largest_of_all(torch.stack([-low, high]), self.process_group).unbind()
             low = -low
-        z, largest = self._weights(variance, low, high)
-        z = torch.where(counted, z, 1.0)  # outside the range it could be infinite
-        largest = torch.where(strange.bool(), largest.clamp(min=1.0), largest)
+        z = self._weights(variance, low, high)
+        z = z.masked_fill(~counted, 0.0)  # outside the range it could be infinite
 
         ones = counted.to(z.dtype)
         class_weights = ones
         if self.weight is not None and not target.is_floating_point():
             class_weights = ones * self.weight.to(z.dtype)[target * counted]
-        sums = torch.stack([z * ones, ones, class_weights]).sum(1)
+        sums = torch.stack([z, ones, class_weights]).sum(1)
+        largest = pad(z, (0, 1)).amax()
         if world > 1:
-            sums = sum_of_all(sums, self.process_group)
+            shares = gather(torch.cat([sums, largest[None]]), self.process_group)
+            sums, largest = shares[:, :3].sum(0), shares[:, 3].amax()
         total, count, denominator = sums.unbind()
-        mean = torch.where(count > 0, total / count, 1.0)
+        mean = (total / count).masked_fill(count == 0, 1.0)
 
         if self.mean_one:
             z, largest, mean = z / mean, largest / mean, torch.ones_like(mean)
@@ -224,23 +223,17 @@ class BiasLoss(nn.Module):
         self.mean_weight, self.largest_weight = mean, largest
         return z, denominator
 
-    def _weights(self, variance: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """The weights before what compares them with each other, and the largest that can be."""
+    def _weights(self, variance: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """The weights (N,) before what compares them with each other."""
         origin = low
         if self.normalize == "running":
             origin = torch.minimum(self.smallest.to(low.dtype), low)
             if self.training:
                 self.smallest.copy_(origin)
-        shape = formula(self.alpha, self.beta, self.control)
-
-        def weight(s: Tensor) -> Tensor:
-            return shape(s) if self.max_weight is None else shape(s).clamp(max=self.max_weight)
-
-        ends = torch.stack([low, high])
         if self.control == "inverted":  # mirrored within the batch: 1 - s
             variance = low + high - variance
-        z = scaled(variance, low, high, origin, weight)
-        return z, scaled(ends, low, high, origin, weight).amax()
+        z = scaled(variance, low, high, origin, formula(self.alpha, self.beta, self.control))
+        return z if self.max_weight is None else z.clamp(max=self.max_weight)
 
     def _shuffle(self, z: Tensor, counted: Tensor, world: int) -> Tensor:
         if world == 1:

@@ -20,10 +20,11 @@ def largest_of_all(values: Tensor, group: Group) -> Tensor:
     return values
 
 
-def sum_of_all(values: Tensor, group: Group) -> Tensor:
-    """Elementwise sum over the processes."""
-    distributed.all_reduce(values, distributed.ReduceOp.SUM, group)
-    return values
+def gather(values: Tensor, group: Group) -> Tensor:
+    """The equally shaped values of all processes, stacked in the order of their ranks."""
+    everything = values.new_empty(number_of_processes(group), *values.shape)
+    distributed.all_gather_into_tensor(everything, values, group)
+    return everything
 
 
 def gather_rows(values: Tensor, group: Group) -> tuple[Tensor, int]:
@@ -31,14 +32,8 @@ def gather_rows(values: Tensor, group: Group) -> tuple[Tensor, int]:
 
     Shares may have different sizes, which the host has to know: this waits for the device.
     """
-    world = number_of_processes(group)
-    sizes = torch.empty(world, dtype=torch.int64, device=values.device)
-    distributed.all_gather_into_tensor(sizes, torch.full_like(sizes[:1], len(values)), group)
-    counts = sizes.tolist()
-    longest = max(counts)
-    mine = values.new_zeros(longest, *values.shape[1:])
+    counts = gather(values.new_tensor(len(values), dtype=torch.int64), group).tolist()
+    mine = values.new_zeros(max(counts), *values.shape[1:])
     mine[: len(values)] = values
-    everything = values.new_empty(world * longest, *values.shape[1:])
-    distributed.all_gather_into_tensor(everything, mine, group)
-    parts = [everything[i * longest :][:count] for i, count in enumerate(counts)]
+    parts = [part[:count] for part, count in zip(gather(mine, group), counts, strict=True)]
     return torch.cat(parts), sum(counts[: distributed.get_rank(group)])

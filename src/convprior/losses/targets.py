@@ -95,7 +95,7 @@ def reduced(
     """Sums (N, classes) over classes; then mean, sum or none over the rows that count."""
     losses = terms.sum(1)
     if counted is not None:
-        losses = torch.where(counted, losses, 0.0)
+        losses = losses.masked_fill(~counted, 0.0)
     if reduction == "none":
         return losses
     if reduction == "sum":

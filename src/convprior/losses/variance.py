@@ -51,5 +51,5 @@ def feature_variance(features: Tensor, *, layer: str | None = None) -> Tensor:
     mean = features.mean(dims, keepdim=True, dtype=dtype)
     deviations = features - mean
     variance = deviations.square_().sum(dims) / (count - 1)
-    smallest = (ROUNDING * torch.finfo(dtype).eps * mean.flatten()).square()
-    return torch.where(variance <= smallest, 0.0, variance)
+    smallest = (ROUNDING * torch.finfo(dtype).eps * mean.flatten()).square_()
+    return variance.masked_fill_(variance <= smallest, 0.0)

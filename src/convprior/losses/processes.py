@@ -22,9 +22,10 @@ def largest_of_all(values: Tensor, group: Group) -> Tensor:
 
 def gather(values: Tensor, group: Group) -> Tensor:
     """The equally shaped values of all processes, stacked in the order of their ranks."""
-    everything = values.new_empty(number_of_processes(group), *values.shape)
-    distributed.all_gather_into_tensor(everything, values, group)
-    return everything
+    world = number_of_processes(group)
+    everything = values.new_empty(world * values.numel())  # one row: not every backend stacks
+    distributed.all_gather_into_tensor(everything, values.flatten(), group)
+    return everything.view(world, *values.shape)
 
 
 def gather_rows(values: Tensor, group: Group) -> tuple[Tensor, int]:

@@ -17,7 +17,7 @@ from convprior.losses.tap.capture import Side
 from convprior.losses.tap.pooling import ends_map, revives_map
 from convprior.losses.tap.trail import Place, Pooled, Trail, nearest_of, tensors_of
 
-COMPILED = (
+_COMPILED = (
     "a FeatureTap cannot look for its layer while the network is being compiled; give it layer= or "
     "example_input= before torch.compile"
 )
@@ -59,6 +59,7 @@ class DataFlow(TorchFunctionMode):
     """
 
     def __init__(self) -> None:
+        _refuse_compilation()
         super().__init__()
         self._trails: MutableMapping[Tensor, Trail] = WeakTensorKeyDictionary()
         self._calls: dict[str, int] = {}
@@ -72,14 +73,13 @@ class DataFlow(TorchFunctionMode):
         Raises:
             InputError: the network runs inside a compiled region.
         """
-        if torch.compiler.is_compiling():
-            raise InputError(COMPILED)
+        _refuse_compilation()
         # Compiled parts would hide their functions. What was never imported has compiled nothing.
         if "torch._dynamo" in sys.modules:
             try:
                 self._undo.enter_context(torch.compiler.set_stance("force_eager"))
             except RuntimeError as error:
-                raise InputError(COMPILED) from error
+                raise InputError(_COMPILED) from error
         for tensor in tensors_of(inputs):
             self._trails[tensor] = Trail()
         for name, module in network.named_modules():
@@ -203,6 +203,12 @@ class DataFlow(TorchFunctionMode):
         place = Place(name, side, self._calls[name])
         time = self._tick() if side == "output" else trail.time
         self._trails[tensor] = replace(trail, places=(*trail.places, place), time=time)
+
+
+def _refuse_compilation() -> None:
+    # Whoever compiles the whole graph sees this; otherwise it is met again while running.
+    if torch.compiler.is_compiling():
+        raise InputError(_COMPILED)
 
 
 def _latest_pooled(known: Known) -> Trail:

@@ -95,7 +95,11 @@ class FeatureTap:
         else:
             self._handles += observe(network, self._settle)
             if example_input is not None:
-                run_example(network, example_input)
+                try:
+                    run_example(network, example_input)
+                except Exception:
+                    _remove(self._handles)
+                    raise
                 self.pop()
 
     @property

@@ -5,7 +5,14 @@ import torch
 
 from convprior import LocoReg, create_model
 from convprior.lab.data import Augment, DataRecipe, prepare, training_batch
-from convprior.lab.train import BudgetRecipe, OptimizerRecipe, PriorRecipe, Recipe, train
+from convprior.lab.train import (
+    BudgetRecipe,
+    LossRecipe,
+    OptimizerRecipe,
+    PriorRecipe,
+    Recipe,
+    train,
+)
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -52,4 +59,13 @@ def test_a_run_learns(tmp_path, name: str, precision: str) -> None:
     )
     metrics = train(recipe, tmp_path, device="cuda")
     assert metrics["device"] == "cuda"
+    assert metrics["accuracy"] > 0.75
+
+
+@pytest.mark.parametrize("control", [None, "shuffled"])
+def test_a_weighted_run_learns_and_tells_its_weights(tmp_path, control: str | None) -> None:
+    loss = LossRecipe("bias", normalize="running", max_weight=2.0, control=control)
+    budget = BudgetRecipe(examples=3000, batch_size=50)
+    metrics = train(Recipe(loss=loss, budget=budget), tmp_path, device="cuda")
+    assert 0.7 <= metrics["mean_weight"] < metrics["largest_weight"] <= 2.0
     assert metrics["accuracy"] > 0.75

@@ -115,14 +115,15 @@ def run_alone(case: Recipe, data: Prepared, start: Any, nudge: int | None = None
     fit(training, data)
     if training.average is not None:
         with training.average.applied():
-            return flat(training.model.state_dict()), before, training.meter
-    return flat(training.model.state_dict()), before, training.meter
+            return flat(training.model.state_dict()), before, training
+    return flat(training.model.state_dict()), before, training
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_weights_are_those_of_one_process(name: str, data: Prepared, start: Any, out: Path) -> None:
     case = RECIPES[name]
-    alone, before, meter = run_alone(case, data, start)
+    alone, before, training = run_alone(case, data, start)
+    meter, weights = training.meter, training.objective.weights
     # Both add the same numbers in another order, so the yardstick is what one rounding of the
     # initial weights does to the result; later roundings have fewer steps to grow in.
     nudged = [run_alone(case, data, start, seed)[0] for seed in range(5)]
@@ -133,9 +134,14 @@ def test_weights_are_those_of_one_process(name: str, data: Prepared, start: Any,
     assert (flat(both[0]) - alone).abs().max() <= steps * rounding
     # The yardstick is short: a wrong weight of the shares would move the weights by far more.
     assert steps * rounding < 0.01 * (alone - before).abs().max()
-    loss, correct, count = json.loads((out / f"{name}-0.json").read_text())
+    told = [json.loads((out / f"{name}-{rank}.json").read_text()) for rank in (0, 1)]
+    assert told[0] == told[1]
+    loss, correct, count, *record = told[0]
     assert (correct, count) == (meter.correct, meter.count)
     assert loss == pytest.approx(meter.loss, rel=1e-4)
+    if weights is not None:
+        own = [float(value) for value in weights.state_dict().values()]
+        assert record == pytest.approx(own, rel=1e-3)
 
 
 def test_a_whole_run_is_that_of_one_process(out: Path, tmp_path: Path) -> None:

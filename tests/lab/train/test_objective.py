@@ -223,6 +223,15 @@ def test_networks_are_evaluated_by_cross_entropy(tmp_path: Path) -> None:
         torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-4)
 
 
+def test_networks_of_timm_have_features_too(tmp_path: Path) -> None:
+    model = ModelRecipe("timm:mobilenetv3_small_050")
+    budget = BudgetRecipe(examples=40, batch_size=20, precision="fp32", evaluations=0)
+    slot = LossRecipe("bias", mean_one=True)
+    metrics = train(replace(WHOLE, model=model, budget=budget, loss=slot), tmp_path)
+    assert metrics["mean_weight"] == pytest.approx(1.0, abs=1e-6)
+    assert metrics["largest_weight"] > 1.0
+
+
 def test_a_layer_that_is_not_there_is_named(data: Prepared, start: Any) -> None:
     network = start(recipe(LossRecipe())).model
     slot = LossRecipe("bias", features="layer9")

@@ -58,6 +58,8 @@ def main(out: Path) -> None:
             with training.average.applied() if training.average else torch.no_grad():
                 save_tensors(out / f"{name}-{here.rank}", training.model.state_dict())
             sums = [training.meter.loss, training.meter.correct, training.meter.count]
+            if training.objective.weights is not None:
+                sums += map(float, training.objective.weights.state_dict().values())
             write_json(out / f"{name}-{here.rank}.json", sums)
         # One process alone wishes to stop; all do, and nobody else writes.
         stop = here.rank == 1

@@ -60,6 +60,7 @@ class BiasLoss(nn.Module):
     divides by its denominator over the number of processes, so that the average of the gradients,
     as DistributedDataParallel takes it, is that of one process, even if shares differ in size or
     are empty. Every process has to call the loss equally often. In eval mode nothing is exchanged.
+    Nothing waits for the device but ``shuffled`` over several processes, which gathers all weights.
 
     With gradient accumulation the range is that of each micro-batch. For the range of all of them
     take two passes: :func:`~convprior.losses.bias_weights` of all features, then ``(z *

@@ -182,6 +182,7 @@ def main() -> None:
     ]
     for dtype in PRECISIONS:
         precision = str(dtype).removeprefix("torch.")
+        torch.compiler.reset()
         with torch.no_grad():
             times = measure(dtype, batches, forms, rounds)
         for row in rows_of(times, precision, batches):

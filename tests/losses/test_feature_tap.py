@@ -278,8 +278,10 @@ def test_double_precision_and_other_batch_sizes() -> None:
         assert (len(tap.features), tap.features.dtype) == (n, torch.float64)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace")
 def test_wrong_arguments_are_answered_in_one_sentence() -> None:
     network = Small()
+    traced = torch.jit.trace(Small().eval(), images())
     for layer, near in (("boddy", "'body'"), ("body.4", "'body.0'"), ("xyz", "'body', 'pool'")):
         with pytest.raises(InputError, match=f"Small has no layer '{layer}'.*{near}"):
             FeatureTap(network, layer)
@@ -291,12 +293,12 @@ def test_wrong_arguments_are_answered_in_one_sentence() -> None:
         FeatureTap(3)
     for example, error, words in (
         (3, InputError, "such as torch"),
-        (images()[0, 0], RuntimeError, ""),
+        (images()[0, 0], RuntimeError, "Expected"),
     ):
         with pytest.raises(error, match=words):
             FeatureTap(network, example_input=example)
     with pytest.raises(InputError, match="scripted"):
-        FeatureTap(torch.jit.trace(network.eval(), images()), "body")
+        FeatureTap(traced, "body")
     assert hooks(network) == 0
 
 

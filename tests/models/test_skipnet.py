@@ -36,7 +36,8 @@ def macs(model: nn.Module, size: int = 224) -> int:
             layer.register_forward_hook(
                 lambda m, _, out: counts.append(out.numel() * m.weight[0].numel())
             )
-    model.eval()(torch.empty(1, 3, size, size, device="meta"))
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, 3, size, size))
     return sum(counts)
 
 
@@ -57,11 +58,10 @@ def images(*shape: int) -> Tensor:
     ],
 )
 def test_counts(build, at_1000: int, at_100: int, at_10: int, multiply_adds: int) -> None:
-    with torch.device("meta"):
-        assert [parameters(build(n)) for n in (1000, 100, 10)] == [at_1000, at_100, at_10]
-        assert parameters(build(10, small_input=True)) == at_10
-        assert macs(build()) == multiply_adds
-        assert parameters(create_model(build.__name__, 1000)) == at_1000
+    assert [parameters(build(n)) for n in (1000, 100, 10)] == [at_1000, at_100, at_10]
+    assert parameters(build(10, small_input=True)) == at_10
+    assert parameters(create_model(build.__name__, 1000)) == at_1000
+    assert macs(build()) == multiply_adds
     assert build.__name__ in list_models()
 
 
@@ -75,16 +75,14 @@ def test_counts(build, at_1000: int, at_100: int, at_10: int, multiply_adds: int
     ],
 )
 def test_counts_without_skips(size: str, without: int, multiply_adds: int) -> None:
-    with torch.device("meta"):
-        model = SIZES[size]()
+    model = SIZES[size]()
     model.skip1 = model.skip2 = None
     assert parameters(model) == without
     assert macs(model) == multiply_adds
 
 
 def test_mobilenet_v3_of_the_same_cost() -> None:
-    with torch.device("meta"):
-        cost = {width: macs(mobilenet_v3_large(width=width)) for width in (16, 17, 18)}
+    cost = {width: macs(mobilenet_v3_large(width=width)) for width in (16, 17, 18)}
     nearest = min(cost, key=lambda width: abs(cost[width] - 236_622_048))
     assert (nearest, cost[nearest]) == (17, 236_089_008)
 
@@ -222,22 +220,23 @@ def test_a_silent_skip_is_no_skip() -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_any_size_of_image(size: str) -> None:
-    with torch.device("meta"):
-        model = SIZES[size](10)
-        for h, w in [(n, n) for n in (32, 64, 96, 160, 192, 224, 256)] + [(225, 191), (33, 500)]:
-            x = torch.empty(2, 3, h, w)
-            cells = (-(-h // 32), -(-w // 32))
-            assert model.forward_features(x).shape == (2, model.num_features, *cells)
-            model(x).sum().backward()
+    model = SIZES[size](10).eval()
+    for h, w in [(n, n) for n in (32, 64, 96, 160, 192, 224, 256)] + [(225, 191), (33, 130)]:
+        with torch.set_grad_enabled(h in {32, 225}):
+            maps = model.forward_features(torch.zeros(1, 3, h, w))
+            logits = model.forward_head(maps)
+        assert maps.shape == (1, model.num_features, -(-h // 32), -(-w // 32))
+        assert logits.shape == (1, 10)
+        if logits.requires_grad:
+            logits.sum().backward()
 
 
-@pytest.mark.parametrize("ratio", [0.1, 0.35, 0.6, 0.9, 1.23, 1.4])
+@pytest.mark.parametrize("ratio", [0.1, 0.35, 0.9, 1.4])
 @pytest.mark.parametrize(("small_input", "size"), [(False, (225, 191)), (True, (9, 31))])
 def test_any_width(ratio: float, small_input: bool, size: tuple[int, int]) -> None:
-    with torch.device("meta"):
-        model = SkipNet(10, 1, small_input, width=16 * ratio)
-        model(torch.empty(2, 1, *size)).sum().backward()
-        assert all(p.shape == p.grad.shape for p in model.parameters())
+    model = SkipNet(10, 1, small_input, width=16 * ratio)
+    model(torch.zeros(2, 1, *size)).sum().backward()
+    assert all(p.shape == p.grad.shape for p in model.parameters())
 
 
 @pytest.mark.parametrize(("small_input", "size"), [(False, (75, 41)), (True, (28, 20))])
@@ -250,7 +249,7 @@ def test_every_parameter_gets_a_gradient(small_input: bool, size: tuple[int, int
 
 
 def test_the_small_form() -> None:
-    large, small = (create_model("skipnet_xs", small_input=s, seed=s) for s in (False, True))
+    large, small = (create_model("skipnet_xs", small_input=s, seed=int(s)) for s in (False, True))
     small.load_state_dict(large.state_dict(), strict=True)
     for size, reductions in ((32, [1, 1, 2, 4, 8]), (8, [1, 1, 2, 4, 8])):
         maps = small.eval().forward_intermediates(images(1, 3, size, size))[1]

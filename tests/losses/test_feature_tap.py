@@ -4,9 +4,6 @@ import copy
 import gc
 import io
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,9 +12,6 @@ from torch.utils.checkpoint import checkpoint
 
 from convprior.errors import InputError
 from convprior.losses import FeatureTap
-from convprior.models import create_model
-
-HERE = Path(__file__).parent
 
 
 class Small(nn.Module):
@@ -230,25 +224,6 @@ def test_gradient_checkpointing(reentrant: bool) -> None:
     assert tap.side == "input"
 
 
-def test_functions_of_autograd_hide_nothing() -> None:
-    class Double(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return 2 * x
-
-        @staticmethod
-        def backward(ctx, gradient):
-            return 2 * gradient
-
-    class Doubling(nn.Module):
-        def forward(self, x):
-            return Double.apply(x)
-
-    network = nn.Sequential(nn.Conv2d(3, 4, 1), Doubling(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    tap = FeatureTap(network, example_input=images())
-    assert tap.layer == "1"
-
-
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_without_gradients(mode) -> None:
     network = Small()
@@ -313,97 +288,3 @@ def test_layers_that_give_no_tensor() -> None:
         pytest.raises(InputError, match="output of layer '1' is a tuple"),
     ):
         network(images())
-
-
-def test_data_parallel_is_refused_before_and_after() -> None:
-    network = Small()
-    with pytest.raises(InputError, match="DistributedDataParallel instead"):
-        FeatureTap(nn.DataParallel(network), "body")
-    tap = FeatureTap(network.body, "2")
-    replica = network.body[2]._replicate_for_data_parallel()
-    with pytest.raises(InputError, match="DistributedDataParallel instead"):
-        replica(images())
-    assert tap.layer == "2"
-
-
-@pytest.fixture
-def compiling():
-    torch.compiler.reset()
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        yield {"backend": "aot_eager", "fullgraph": True}
-    torch.compiler.reset()
-
-
-@pytest.mark.parametrize("arguments", [{"layer": "body"}, {"example_input": images()}])
-def test_compiled_without_a_break_or_a_second_compilation(compiling, arguments) -> None:
-    network = Small()
-    tap = FeatureTap(network, **arguments)
-    compiled = torch.compile(network, **compiling)
-    for seed in range(4):
-        compiled(images(seed)).sum().backward()
-        features = tap.pop() if seed % 2 else tap.features
-        torch.testing.assert_close(features, copy.deepcopy(network).body(images(seed)))
-        assert not features.requires_grad
-    with tap.paused():
-        compiled(images(9))
-    with pytest.raises(InputError, match="no forward pass"):  # it was emptied before
-        _ = tap.features
-
-
-def test_compiled_before_the_tap() -> None:
-    torch.compiler.reset()
-    network = Small().eval()
-    compiled = torch.compile(network, backend="aot_eager")
-    compiled(images(0))
-    tap = FeatureTap(compiled, example_input=images(0))
-    network(images(1))
-    assert tap.features is not None
-    compiled(images(2))
-    with pytest.raises(InputError, match=r"needs torch\.compiler\.reset\(\)"):
-        _ = tap.features
-    torch.compiler.reset()
-    compiled(images(2))
-    torch.testing.assert_close(tap.features, network.body(images(2)))
-    torch.compiler.reset()
-
-
-@pytest.mark.parametrize("fullgraph", [False, True])
-def test_the_search_is_not_compiled(fullgraph: bool) -> None:
-    torch.compiler.reset()
-    network = Small()
-    tap = FeatureTap(network)
-    with pytest.raises(Exception, match="give it layer= or example_input= before") as info:
-        torch.compile(network, backend="aot_eager", fullgraph=fullgraph)(images())
-    assert fullgraph or isinstance(info.value, InputError)
-    network(images())
-    assert tap.layer == "body"
-    torch.compiler.reset()
-
-
-def test_the_search_sees_into_compiled_parts() -> None:
-    network = Small()
-    network.body = torch.compile(network.body, backend="aot_eager")
-    tap = FeatureTap(network, example_input=images())
-    network(images())
-    assert tap.features.shape == (4, 6, 8, 8)
-    torch.compiler.reset()
-
-
-def test_a_network_of_ours_with_local_layers() -> None:
-    from convprior.local import localize
-
-    network = create_model("resnet18", small_input=True, width=8)
-    local = localize(network, torch.zeros(1, 3, 8, 8), rank=1, layers=["layer4.1.conv2"])
-    with FeatureTap(local) as tap:
-        local(images())
-        assert (tap.layer, tap.features.shape) == ("layer4", (4, 64, 1, 1))
-
-
-def test_two_processes(tmp_path: Path) -> None:
-    """Wrapped before or after the tap, each process has the features of its own share."""
-    meeting = f"file://{tmp_path / 'meeting'}"
-    processes = [
-        subprocess.Popen([sys.executable, HERE / "two_processes_tap.py", meeting, str(rank)])
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]

@@ -53,9 +53,6 @@ class DataFlow(TorchFunctionMode):
     that a global pooling (or the flattening that replaces one) has ended. The gates of squeeze and
     excitation are pooled too, and stop being so where they multiply a map that is not. So the map
     that the logits were pooled from is found without guessing from names or shapes.
-
-    Attributes:
-        last_map: name of the last module whose output is no vector, for messages.
     """
 
     def __init__(self) -> None:
@@ -65,7 +62,7 @@ class DataFlow(TorchFunctionMode):
         self._calls: dict[str, int] = {}
         self._time = 0
         self._undo = ExitStack()
-        self.last_map = ""
+        self._last_map = ""  # the last module whose output is no vector
 
     def start(self, network: nn.Module, inputs: Any) -> None:
         """Listens to every module and every function.
@@ -96,25 +93,42 @@ class DataFlow(TorchFunctionMode):
         """Listens no longer."""
         self._undo.close()
 
-    def found(self, output: Any) -> Found | None:
-        """Where to take the feature map that the network's output was pooled from, if any."""
+    def found(self, output: Any) -> Found | str:
+        """Where to take the feature map that the output was pooled from, or why that is nowhere."""
         trails = (self._trails.get(tensor) for tensor in tensors_of(output))
         pooled = next((trail.pooled for trail in trails if trail and trail.pooled), None)
         if pooled is None:
-            return None
+            return self._no_map()
         last = pooled.layout == "channels last"
-        # A module that runs again later would hand over its later tensor.
-        places = [p for p in pooled.places if self._calls[p.layer] == p.call]
-        outputs = [p for p in places if p.side == "output"]
+        places = [place for place in pooled.places if self._final(place)]
+        outputs = [place for place in places if place.side == "output"]
         if places and pooled.tensor.dim() >= 4:
             place = outputs[-1] if outputs else places[0]  # the outermost module
             return Found(place.layer, place.side, last, pooled.tensor, pooled.function)
         near = pooled.nearest
-        if near.tensor.dim() < 4 or self._calls[near.place.layer] != near.place.call:
-            return None
-        same = near.tensor.shape == pooled.tensor.shape
+        if near.tensor.dim() < 4:
+            return self._no_map()
         name, side = near.place.layer, near.place.side
+        if not self._final(near.place):
+            return (
+                f"takes its last feature map from layer {name!r}, which runs again after the "
+                "pooling, where a hook would keep the later tensor; give layer= the name of a "
+                "module that runs once"
+            )
+        same = near.tensor.shape == pooled.tensor.shape
         return Found(name, side, last and same, near.tensor, pooled.function, near.between)
+
+    def _final(self, place: Place) -> bool:
+        # A module that runs again later would hand over its later tensor.
+        return self._calls[place.layer] == place.call
+
+    def _no_map(self) -> str:
+        named = f"layer={self._last_map!r}, its last map," if self._last_map else "layer="
+        return (
+            "has no global pooling or flattening of a feature map (N, C, H, W) on all paths to its "
+            f"output, which may come from tokens; give {named} or another name from "
+            "model.named_modules()"
+        )
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -196,7 +210,7 @@ class DataFlow(TorchFunctionMode):
                 pooled = Pooled(kind, "channels first", tensor, source.places, near, self._tick())
                 trail = Trail(pooled=pooled, time=pooled.time)
         if output.dim() >= 3:
-            self.last_map = name
+            self._last_map = name
         self._add(name, "output", output, trail)
 
     def _add(self, name: str, side: Side, tensor: Tensor, trail: Trail) -> None:

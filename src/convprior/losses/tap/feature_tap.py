@@ -48,7 +48,7 @@ class FeatureTap:
             map (transformers: name a layer), or ``nn.DataParallel``.
 
     Note:
-        - ``with torch.compile``: attach first, with ``layer`` or ``example_input``. The hook is
+        - With ``torch.compile``: attach first, with ``layer`` or ``example_input``. The hook is
           then part of the compiled graph.
         - An operation that changes the tensor in place (``ReLU(inplace=True)`` after the layer)
           shows in ``features``, which is the tensor that the network goes on with.
@@ -190,16 +190,11 @@ class FeatureTap:
             handle = module.register_forward_hook(capture, with_kwargs=True)
         self._handles.append(handle)
 
-    def _settle(self, found: Found | None, last_map: str) -> None:
+    def _settle(self, found: Found | str) -> None:
         """Goes on with one hook, where the map has been found."""
         _remove(self._handles)
-        if found is None:
-            named = f"layer={last_map!r}, its last map," if last_map else "layer="
-            raise InputError(
-                f"{self._kind} has no global pooling or flattening of a feature map (N, C, H, W) "
-                f"on all paths to its output, which may come from tokens; give {named} or another "
-                "name from model.named_modules()"
-            )
+        if isinstance(found, str):
+            raise InputError(f"{self._kind} {found}")
         self._attach(found.layer, found.side, found.channels_last)
         self._found = found
         assert self._capture is not None

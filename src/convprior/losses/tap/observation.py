@@ -15,7 +15,7 @@ from convprior.losses.tap.capture import Absent
 from convprior.losses.tap.discovery import DataFlow, Found
 from convprior.losses.tap.trail import tensors_of
 
-Settle = Callable[[Found | None, str], None]
+Settle = Callable[[Found | str], None]
 
 
 def observe(network: nn.Module, settle: Settle) -> list[RemovableHandle]:
@@ -24,7 +24,7 @@ def observe(network: nn.Module, settle: Settle) -> list[RemovableHandle]:
     Args:
         network: without wrappers.
         settle: a method, held weakly, that is called when the pass is over: with where the feature
-            map is, if anywhere, and with the name of the last module whose output is no vector.
+            map is, or with words why it is nowhere.
 
     Returns:
         Handles of two hooks on the network, which the method is to remove.
@@ -83,7 +83,7 @@ class _Observation:
             flow.finish()
             settle = self._settle()
             if settle is not None and output[0] is not None:  # no output: the pass has failed
-                settle(flow.found(output[0]), flow.last_map)
+                settle(flow.found(output[0]))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Absent, ()

@@ -67,6 +67,7 @@ def measure(folder: Path, row: Row) -> dict[str, Any]:
         "accuracy": 100 * found.accuracy,
         "auroc": layer.auroc and layer.auroc.value,
         "spearman": layer.spearman and layer.spearman.value,
+        "chance": 100 * layer.chance,
         "lowest": layer.lowest and 100 * layer.lowest.accuracy,
         "p": layer.lowest and layer.lowest.p,
         "kept": layer.lowest and layer.lowest.kept,
@@ -111,10 +112,18 @@ def reading(cells: Sequence[dict[str, Any]]) -> str:
         "(0.5: variance says nothing). Rank correlation of variance and cross-entropy: negative "
         "where images with more variance are easier. Lowest tenth: accuracy of the images with the "
         "least variance; in "
-        f"{above} of {len(tested)} networks it is above chance (exact test at {LEVEL}), and it "
+        f"{above} of {len(tested)} networks it is above chance, the accuracy of predictions "
+        f"that do not look at the image (exact test at {LEVEL}), and it "
         f"keeps {share} of the accuracy above chance that all images have. Mean weight: what Bias "
         "Loss would give in random batches of 128. Effective rank: of the pooled features."
     )
+
+
+def size_text(cells: Sequence[dict[str, Any]]) -> str:
+    """``90 networks, 2,000 images each``."""
+    counts = sorted({cell["images"] for cell in cells})
+    images = " to ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1])))
+    return f"{len(cells)} network{'' if len(cells) == 1 else 's'}, {images} images each"
 
 
 def main() -> None:
@@ -159,7 +168,7 @@ def main() -> None:
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "hardware": hardware(torch.device("cpu")),
             "versions": versions,
-            "n": f"{len(cells)} networks, {cells[0]['images']:,} images each",
+            "n": size_text(cells),
         },
     )
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from convprior.__main__ import main
 from convprior.diagnose import feature_diversity
+from convprior.errors import InputError, RunError
 from convprior.lab.data import DataRecipe, batches, prepare
 from convprior.lab.report import targets
 from convprior.lab.train import BudgetRecipe, ModelRecipe, Recipe, load_run, train
@@ -203,3 +204,28 @@ def test_bad_input_is_one_sentence(inspect: Run, arguments: list[str], words: st
     assert result.err.startswith("error: ")
     assert words in result.err
     assert len(result.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [RunError("cat3.png is damaged; delete it"), torch.OutOfMemoryError("size 4 GiB")]
+)
+def test_what_another_size_does_not_mend_passes_unchanged(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    from convprior.lab.report import diversity, diversity_sources
+
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(diversity, "feature_diversity", fails)
+    network = create_model("plain_cnn", 10, 1, small_input=True)
+    data = prepare(DataRecipe())
+    one = diversity_sources.Classifier(
+        "t", "a", network, data.evaluation, data.mean, data.std, torch.float32
+    )
+    with pytest.raises(type(error)) as raised:
+        diversity.measure(one)
+    assert raised.value is error
+    error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(InputError, match=r"give its size by --set data.image_size=N"):
+        diversity.measure(one)

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from convprior.diagnose.diversity import spectrum
 from convprior.diagnose.diversity.deciles import deciles, lowest_against_chance
 from convprior.diagnose.diversity.layer import Settings, describe
 from convprior.diagnose.diversity.result import FeatureDiversity
@@ -144,7 +145,7 @@ def test_deciles_do_not_depend_on_the_order(values, random):
     numbers = [group.number for group in groups]
     assert numbers == sorted(set(numbers))
     assert all(a.most < b.least for a, b in itertools.pairwise(groups))
-    lowest = lowest_against_chance(groups, 5)
+    lowest = lowest_against_chance(groups, 0.2)
     assert (lowest is None) == (len(set(values)) == 1 or len(groups) < 2)
 
 
@@ -202,3 +203,82 @@ def test_the_chart_is_drawn_for_one_layer_and_several():
     assert len(several.chart().to_dict()["vconcat"]) == 2
     alike = diversity([0.5] * 30, [True] * 30)
     assert alike.chart().to_dict()
+
+
+def test_wide_vectors_give_the_same_spectrum_by_their_gram_matrix():
+    rows = torch.randn(30, 20, generator=torch.Generator().manual_seed(0)).double() + 5
+    rows[3, 2] = NAN
+    for count in (1, 2, 9, 20, 21):
+        sums = StreamingCovariance()
+        for part in rows[:count].split(4):
+            sums.add(part)
+        finite = rows[:count][rows[:count].isfinite().all(1)]
+        expected = torch.linalg.eigvalsh(torch.cov(finite.T, correction=0).reshape(20, 20))
+        torch.testing.assert_close(sums.spectrum(), expected.clamp(min=0), rtol=1e-8, atol=1e-10)
+
+
+def test_very_wide_vectors_are_capped(monkeypatch):
+    monkeypatch.setattr(spectrum, "WIDEST", 8)
+    sums = StreamingCovariance()
+    rows = torch.randn(20, 9, generator=torch.Generator().manual_seed(0))
+    for part in rows.split(3):
+        sums.add(part)
+    assert sums.skipped == 12
+    expected = torch.linalg.eigvalsh(torch.cov(rows[:8].double().T, correction=0))
+    torch.testing.assert_close(sums.spectrum(), expected.clamp(min=0), rtol=1e-8, atol=1e-10)
+
+
+def test_one_kind_wholly_above_the_other():
+    found = diversity([float(i) for i in range(40)], [False] * 10 + [True] * 30)
+    assert "classified right more often (AUROC 1.00 [0." in found.conclusion
+    assert "favors easy ones" in found.conclusion
+    single = diversity([float(i) for i in range(40)], [False] + [True] * 39)
+    assert "A single wrong answer is too few" in single.conclusion
+
+
+def test_barely_above_chance_is_not_far_from_random():
+    right = [i % 100 < 53 for i in range(40000)]
+    found = diversity([float(i) for i in range(40000)], right, classes=2)
+    assert found.layers[0].lowest.p < 0.05
+    assert "only slightly better than chance, and so do all images (53.0 %" in found.conclusion
+
+
+def test_chance_knows_the_classes_that_occur():
+    labels = torch.tensor([0] * 90 + [1] * 10).repeat(10)
+    v = torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    ce, predictions = torch.linspace(2, 1, 1000), torch.zeros(1000, dtype=torch.int64)
+    right = predictions == labels
+    layer = describe(
+        "l", "output", (8, 2, 2), v, torch.ones(3), ce, right, 10, Settings(), labels, predictions
+    )
+    assert layer.chance == layer.lowest.chance == pytest.approx(0.9)
+    found = FeatureDiversity((layer,), ce, right, 10, Settings(), labels, predictions)
+    assert found.chance == layer.chance
+    assert "not shown to do better than chance, and neither are all" in found.conclusion
+
+
+def test_ties_are_no_tenth_and_few_images_no_test():
+    tied = diversity([0.0] * 600 + [float(i) for i in range(1, 401)], [True] * 999 + [False])
+    assert "The 600 of 1,000 images with the least variance are far" in tied.conclusion
+    assert "600 images of 1,000, as equal variances stay together" in tied.table()
+    few = diversity([float(i) for i in range(20)], [True] * 20)
+    assert "chance" not in few.conclusion
+    assert "equal variances" not in few.table()
+    assert "1 image, 4 classes" in diversity([1.0], [True]).table()
+
+
+def test_sentences_are_of_the_images_that_count():
+    v = [NAN] * 500 + [float(i) for i in range(500)]
+    found = diversity(v, [True] * 500 + [False] * 500)
+    assert "All answers that count are wrong" in found.conclusion
+    assert "0.0 % of all" in found.conclusion
+    assert "500 of 1,000 images left out" in found.conclusion
+
+
+def test_losses_that_say_the_opposite():
+    right = [i % 2 == 0 or i >= 900 for i in range(1000)]
+    loss = [0.1 + 0.0005 * i if ok else 0.7 + 0.003 * i for i, ok in enumerate(right)]
+    found = diversity([float(i) for i in range(1000)], right, loss)
+    assert "more often" in found.conclusion
+    assert "yet their loss is larger" in found.conclusion
+    assert "favors" not in found.conclusion

@@ -1,6 +1,7 @@
 """Feature diversity against its definitions, its invariances, and what it leaves behind."""
 
 import copy
+import json
 import math
 
 import numpy as np
@@ -89,9 +90,16 @@ def test_every_number_by_its_definition(net):
         assert group.loss == pytest.approx(float(losses[own].mean()), rel=1e-5)
         assert (group.least, group.most) == pytest.approx((v[own[0]], v[own[-1]]), rel=1e-5)
     assert layer.lowest.accuracy == layer.deciles[0].accuracy
-    assert layer.lowest.chance == 1 / 3
-    share = (layer.lowest.accuracy - 1 / 3) / (found.accuracy - 1 / 3)
-    assert layer.lowest.kept == (pytest.approx(share) if found.accuracy > 1 / 3 else None)
+    chance = max(
+        1 / 3,
+        sum(
+            ((logits.argmax(1) == k).double().mean() * (y == k).double().mean()).item()
+            for k in range(3)
+        ),
+    )
+    assert layer.lowest.chance == found.chance == pytest.approx(chance)
+    share = (layer.lowest.accuracy - chance) / (found.accuracy - chance)
+    assert layer.lowest.kept == (pytest.approx(share) if found.accuracy > chance else None)
 
 
 def test_how_images_are_batched_changes_nothing(net):
@@ -185,7 +193,7 @@ def test_layers_by_name_pattern_and_all(net):
     assert named["fc"].shape == (6,)
     # A pattern passes over what does not run.
     every = [one.name for one in feature_diversity(net, loader, layers="*")]
-    assert every == ["conv", "norm", "relu", "pool", "drop", "fc"]
+    assert every == ["conv", "norm", "relu", "pool", "drop"]  # and over the logits
     with pytest.raises(InputError, match="no layer 'relus'"):
         named["relus"]
 
@@ -272,6 +280,18 @@ GOOD = (torch.rand(4, 2, 5, 4), torch.tensor([0, 1, 2, 0]))
         ([GOOD], {"max_batches": 0}, "max_batches is 0"),
         ([GOOD], {"confidence": 1.0}, "confidence is 1.0"),
         ([GOOD], {"batch_size": 0}, "batch_size is 0"),
+        (None, {}, "the loader is a NoneType"),
+        (None, {"batch_size": 7.5}, "batch_size is 7.5"),
+        (None, {"max_batches": 1.5}, "max_batches is 1.5"),
+        (None, {"max_batches": True}, "max_batches is True"),
+        (None, {"seed": -1}, "seed is -1"),
+        (None, {"alpha": "a"}, "alpha is 'a'"),
+        (None, {"beta": 2}, "beta=2"),
+        (None, {"dtype": torch.int8}, "dtype is torch.int8"),
+        (None, {"layers": 3}, "layers is 3"),
+        ([{"image": 1, "label": 2}], {}, "a dict of 'image', 'label'; give pairs, such as ((b["),
+        ([(GOOD[0], ["a"] * 4)], {}, "labels are list"),
+        ([(GOOD[0][:1], GOOD[1])], {}, "for 1 image;"),
         ([GOOD], {"alpha": -1.0}, "alpha"),
         ([GOOD[0]], {}, "a batch is a Tensor"),
         ([(GOOD[0].byte(), GOOD[1])], {}, "torch.uint8"),
@@ -313,3 +333,43 @@ def test_not_a_number_does_not_spread(net):
     assert layer.auroc.value == pytest.approx(clean.auroc.value, abs=1e-3)
     assert layer.rank.effective == pytest.approx(clean.rank.effective, rel=1e-5)
     assert layer.lowest.images == clean.lowest.images
+
+
+def test_numpys_numbers_and_all_in_a_list(net):
+    loader = split(*images(), 45)
+    ours = feature_diversity(net, loader, layers="all", max_batches=2, batch_size=7, seed=3)
+    theirs = feature_diversity(
+        net,
+        loader,
+        layers=["all"],
+        max_batches=np.int64(2),
+        batch_size=np.int32(7),
+        seed=np.uint8(3),
+        alpha=np.float64(0.3),
+    )
+    assert theirs.rows() == ours.rows()
+    assert theirs.settings == ours.settings
+    json.dumps(theirs.as_dict(), allow_nan=False)
+
+
+def test_a_nan_is_no_answer(net):
+    x, y = images()
+    x[:40] = math.nan
+    found = feature_diversity(net, [(x, torch.zeros_like(y))])
+    assert not found.correct[:40].any()
+    assert (found.predictions[:40] == -1).all()
+    assert found.layers[0].accuracy == pytest.approx(float(found.correct[40:].double().mean()))
+
+
+def test_layers_of_a_pattern_come_as_they_run():
+    class Backwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.last = nn.Linear(4, 3), nn.Conv2d(4, 4, 1)
+            self.first = nn.Conv2d(2, 4, 1)
+
+        def forward(self, x):
+            return self.fc(self.last(self.first(x)).mean((2, 3)))
+
+    found = feature_diversity(Backwards(), [GOOD], layers="*")
+    assert [one.name for one in found] == ["first", "last"]

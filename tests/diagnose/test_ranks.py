@@ -102,3 +102,15 @@ def test_wilsons_interval_is_scipys(counts):
 def test_the_test_against_chance_is_the_exact_binomial_one(counts, classes):
     expected = stats.binomtest(*counts, 1 / classes, alternative="greater").pvalue
     assert above_chance(*counts, 1 / classes) == pytest.approx(expected, rel=1e-8, abs=1e-300)
+
+
+@pytest.mark.parametrize(("few", "many"), [(2, 3), (3, 3), (3, 5), (4, 4), (2, 40), (500, 500)])
+def test_separation_is_shown_where_the_exact_test_shows_it(few, many):
+    """Of all orders one has every positive on top: p = 2 / binomial."""
+    found = auroc(torch.arange(few + many), torch.arange(few + many) >= many)
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert (found.low > 0.5) == (2 / math.comb(few + many, few) < 0.05)
+
+
+def test_chance_of_one_is_never_beaten():
+    assert above_chance(3, 3, 1.0) == 1.0

@@ -33,7 +33,7 @@ def draw_diversity(diversity: "FeatureDiversity") -> Any:
     if not last.deciles:
         raise InputError(f"no image of layer {last.name!r} counts: {last.note}; nothing to draw")
     panels = alt.hconcat(
-        decile_bars(diversity, last), variance_histogram(diversity, last), spacing=44
+        decile_bars(last), variance_histogram(diversity, last), spacing=44
     ).resolve_scale(color="independent")
     if len(diversity) == 1:
         return panels
@@ -41,7 +41,7 @@ def draw_diversity(diversity: "FeatureDiversity") -> Any:
     return both.resolve_scale(color="independent")
 
 
-def decile_bars(diversity: "FeatureDiversity", layer: LayerDiversity) -> Any:
+def decile_bars(layer: LayerDiversity) -> Any:
     """Accuracy by decile with its intervals; lines at the accuracy of all images and at chance."""
     alt = require("altair", "lab")
     rows = [
@@ -63,7 +63,7 @@ def decile_bars(diversity: "FeatureDiversity", layer: LayerDiversity) -> Any:
     base = alt.Chart(inline(rows)).encode(x=x)
     bars = base.mark_bar(aria=False, color=BLUE, opacity=0.75).encode(y=y("accuracy"))
     spans = base.mark_rule(aria=False, color=INK, strokeWidth=1.5).encode(y=y("low"), y2="high:Q")
-    levels = {"all images": 100 * diversity.accuracy, "chance": 100 * diversity.chance}
+    levels = {"all images": 100 * (layer.accuracy or 0.0), "chance": 100 * layer.chance}
     near = abs(levels["all images"] - levels["chance"]) < _NEAR
     upper = max(levels, key=lambda text: levels[text])
     lines = []

@@ -45,7 +45,8 @@ class LowestDecile:
     Attributes:
         images: of the lowest decile; more than a tenth where many share the lowest variance.
         accuracy: of these.
-        chance: 1 / classes.
+        chance: accuracy of predictions that are independent of the image, see
+            :func:`~convprior.diagnose.shares.accuracy_by_chance`.
         p: exact one-sided binomial test; small where the accuracy is above chance.
         kept: ``(accuracy - chance) / (accuracy of all - chance)``: 0 for random predictions, 1 for
             predictions like all others; None where all images are not above chance either.
@@ -97,17 +98,27 @@ def deciles(
     return tuple(found)
 
 
-def lowest_against_chance(groups: tuple[Decile, ...], classes: int) -> LowestDecile | None:
+def lowest_against_chance(groups: tuple[Decile, ...], chance: float) -> LowestDecile | None:
     """Tests the lowest decile that has images against chance; None if there are no two.
 
     Args:
         groups: from :func:`deciles`.
-        classes: number of logits.
+        chance: accuracy by chance, in (0, 1].
     """
     if len(groups) < 2:
         return None
-    lowest, chance = groups[0], 1 / classes
+    lowest = groups[0]
     overall = sum(one.correct for one in groups) / sum(one.images for one in groups)
     kept = (lowest.accuracy - chance) / (overall - chance) if overall > chance else None
     p = above_chance(lowest.correct, lowest.images, chance)
     return LowestDecile(lowest.images, lowest.accuracy, chance, p, kept)
+
+
+def is_tenth(images: int, total: int) -> bool:
+    """Whether a group is a tenth of all up to rounding: no ties made it larger or smaller."""
+    return abs(COUNT * images - total) < COUNT and images > 1
+
+
+def count_text(images: int) -> str:
+    """``1 image``, ``2,000 images``."""
+    return f"{images:,} image{'' if images == 1 else 's'}"

@@ -1,23 +1,24 @@
 """Do images with more diverse features get better answers? One pass over a set of images."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from fnmatch import fnmatchcase
 from itertools import islice
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from convprior.diagnose.diversity.layer import Settings, describe
+from convprior.diagnose.diversity.arguments import Layers, checked, checked_layers
+from convprior.diagnose.diversity.deciles import count_text
+from convprior.diagnose.diversity.layer import describe
 from convprior.diagnose.diversity.listening import LayerSums, listening
 from convprior.diagnose.diversity.result import FeatureDiversity
 from convprior.errors import InputError
 from convprior.filters.selection import convolutions_of, unwrap
 from convprior.losses import FeatureTap
-
-Layers = str | Sequence[str] | Literal["all"] | None
 
 
 def feature_diversity(
@@ -52,8 +53,9 @@ def feature_diversity(
         loader: batches (images, labels, ...), as the network gets them; labels are class numbers.
         layers: None: the tensor before the last global pooling, see
             :class:`~convprior.losses.FeatureTap`. Names: what a FeatureTap takes there. Patterns
-            such as ``"layer*"``: the outputs of the modules they match. ``"all"``: the output of
-            every convolution, then the tensor before the pooling.
+            such as ``"layer*"``: the outputs of the modules they match, in the order in which they
+            run, without the logits. ``"all"``: the output of every convolution, then the tensor
+            before the pooling.
         max_batches: at most so many; None: all.
         device: where batches are sent; None: where the first parameter is.
         dtype: for autocast, bfloat16 or float16; None: without. The loss is computed in float32.
@@ -80,11 +82,15 @@ def feature_diversity(
     Source: the supposition is that of Abrahamyan et al. (arXiv 2107.11170); how it is tested here
     is our choice.
     """
-    _check(max_batches, confidence, batch_size)
+    max_batches, dtype, settings = checked(
+        max_batches, dtype, confidence, alpha, beta, batch_size, seed
+    )
+    layers = checked_layers(layers)
     network = unwrap(model)
     sums = _sums(network, layers)
     losses: list[Tensor] = []
-    right: list[Tensor] = []
+    predicted: list[Tensor] = []
+    given: list[Tensor] = []
     classes = 0
     with ExitStack() as stack:
         tap: FeatureTap | None = None
@@ -94,7 +100,8 @@ def feature_diversity(
         before_pooling: LayerSums | None = None
         for images, labels in _batches(loader, max_batches, network, device):
             with _autocast(images.device, dtype):
-                logits = _logits(network(images), len(images))
+                output = _output(network(images))
+            logits = _logits(output, len(images))
             classes = logits.shape[1]
             labels = _checked(labels, len(images), classes).to(logits.device)
             if tap is not None:
@@ -103,27 +110,31 @@ def feature_diversity(
                 before_pooling.see(tap.pop())
                 before_pooling.commit(len(images))
             for one in sums:
-                one.commit(len(images))
+                one.commit(len(images), output)
             logits = logits if logits.dtype == torch.float64 else logits.float()
             losses.append(cross_entropy(logits, labels, reduction="none"))
-            right.append(logits.argmax(1) == labels)
+            # argmax takes NaN for the largest.
+            answered = ~logits.isnan().any(1)
+            predicted.append(logits.argmax(1).where(answered, -1))
+            given.append(labels)
     if not losses:
         raise InputError("the loader gave no batch; give at least one, and max_batches >= 1")
+    loss, predictions, answers = (torch.cat(one).cpu() for one in (losses, predicted, given))
+    correct = predictions == answers
+    heard = [one for one in sums if one.turn is not None and len(one) == len(loss)]
+    heard.sort(key=attrgetter("turn"))
     if before_pooling is not None:
-        sums.append(before_pooling)
-    loss, correct = torch.cat(losses).cpu(), torch.cat(right).cpu()
-    heard = [one for one in sums if len(one) == len(loss)]
+        heard.append(before_pooling)
     if not heard:
         raise InputError(f"layers={layers!r} meets no module that gives features; give other names")
-    settings = Settings(confidence, alpha, beta, batch_size, seed)
     found = tuple(
         describe(
             one.name, one.side, one.shape, one.variance(), one.spectrum(),
-            loss, correct, classes, settings,
+            loss, correct, classes, settings, answers, predictions, one.note(),
         )
         for one in heard
     )  # fmt: skip
-    return FeatureDiversity(found, loss, correct, classes, settings)
+    return FeatureDiversity(found, loss, correct, classes, settings, answers, predictions)
 
 
 def _sums(network: nn.Module, layers: Layers) -> list[LayerSums]:
@@ -156,11 +167,20 @@ def _batches(
     first = next(network.parameters(), None)
     if device is None and first is not None:
         device = first.device
+    if not isinstance(loader, Iterable):
+        raise InputError(
+            f"the loader is a {type(loader).__name__}; give an iterable of batches (images, labels)"
+        )
     for batch in islice(loader, max_batches):
+        if isinstance(batch, Mapping):
+            raise InputError(
+                f"a batch is a {type(batch).__name__} of {', '.join(map(repr, batch))}; give "
+                "pairs, such as ((b['image'], b['label']) for b in loader)"
+            )
         if not isinstance(batch, list | tuple) or len(batch) < 2:
             raise InputError(
-                f"a batch is a {type(batch).__name__}; give (images, labels) or longer sequences "
-                "that start so"
+                f"a batch is a {type(batch).__name__}; give an iterable of batches "
+                "(images, labels), or longer sequences that start so"
             )
         images, labels = batch[:2]
         if not isinstance(images, Tensor) or not images.is_floating_point():
@@ -169,16 +189,28 @@ def _batches(
                 f"images are {kind}; give floating tensors as the network gets them, normalized"
             )
         if not isinstance(labels, Tensor):
-            labels = torch.as_tensor(labels)
+            labels = _as_tensor(labels)
         if len(images):
             yield images.to(device, None if first is None else first.dtype), labels
 
 
-def _logits(output: object, images: int) -> Tensor:
-    logits = getattr(output, "logits", output)
+def _as_tensor(labels: Any) -> Tensor:
+    try:
+        return torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"labels are {type(labels).__name__}; give class numbers") from error
+
+
+def _output(output: object) -> object:
+    return getattr(output, "logits", output)
+
+
+def _logits(logits: object, images: int) -> Tensor:
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != images:
         shown = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"the network gives {shown} for {images} images; logits (n, classes) fit")
+        raise InputError(
+            f"the network gives {shown} for a batch of {images}; logits (n, classes) fit"
+        )
     if logits.shape[1] < 2:
         raise InputError("the network has one logit; give one with a logit for each of its classes")
     return logits
@@ -187,8 +219,8 @@ def _logits(output: object, images: int) -> Tensor:
 def _checked(labels: Tensor, images: int, classes: int) -> Tensor:
     if labels.is_floating_point() or labels.shape != (images,):
         raise InputError(
-            f"labels are {labels.dtype} of shape {tuple(labels.shape)} for {images} images; give "
-            f"class numbers of shape ({images},)"
+            f"labels are {labels.dtype} of shape {tuple(labels.shape)} for {count_text(images)}; "
+            f"give class numbers of shape ({images},)"
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= classes:
@@ -203,12 +235,3 @@ def _autocast(device: torch.device, dtype: torch.dtype | None) -> Any:
     if dtype in (None, torch.float32, torch.float64):
         return nullcontext()
     return torch.autocast(device.type, dtype)
-
-
-def _check(max_batches: int | None, confidence: float, batch_size: int) -> None:
-    if max_batches is not None and max_batches < 1:
-        raise InputError(f"max_batches is {max_batches}; give at least 1, or None for all")
-    if not 0 < confidence < 1:
-        raise InputError(f"confidence is {confidence}; give a number between 0 and 1, such as 0.95")
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}; give at least 1")

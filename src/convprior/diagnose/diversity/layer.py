@@ -6,14 +6,17 @@ from typing import Any
 from torch import Tensor
 
 from convprior.diagnose.diversity.deciles import (
+    COUNT,
     Decile,
     LowestDecile,
+    count_text,
     deciles,
     lowest_against_chance,
 )
 from convprior.diagnose.diversity.spectrum import Rank, rank_of
 from convprior.diagnose.diversity.weights import BiasLossWeights, weigh
 from convprior.diagnose.ranks import Estimate, auroc, spearman
+from convprior.diagnose.shares import accuracy_by_chance
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class LayerDiversity:
         side: ``input`` or ``output``: which tensor of it was taken.
         shape: of that tensor for one image, such as (512, 4, 4).
         variance: (N,) variance of each image's features; NaN where they are not finite.
+        chance: accuracy of predictions that are independent of the image, see
+            :func:`~convprior.diagnose.shares.accuracy_by_chance`.
         left_out: images whose features or loss are not finite, which do not count below.
         rank: in how many directions the pooled feature vectors vary; None where nothing varies.
         auroc: how often a correctly classified image has more variance than a wrong one, 0.5 if it
@@ -52,6 +57,7 @@ class LayerDiversity:
     side: str
     shape: tuple[int, ...]
     variance: Tensor = field(repr=False)
+    chance: float
     left_out: int
     rank: Rank | None
     auroc: Estimate | None
@@ -66,6 +72,12 @@ class LayerDiversity:
         """How many count."""
         return len(self.variance) - self.left_out
 
+    @property
+    def accuracy(self) -> float | None:
+        """Of the images that count; None without one."""
+        right = sum(group.correct for group in self.deciles)
+        return right / self.images if self.images else None
+
     def row(self) -> dict[str, Any]:
         """The layer as plain data, ready for JSON, without the variance of each image."""
         return {
@@ -74,6 +86,7 @@ class LayerDiversity:
             "shape": list(self.shape),
             "images": self.images,
             "left_out": self.left_out,
+            "chance": self.chance,
             "effective_rank": None if self.rank is None else self.rank.effective,
             "participation_ratio": None if self.rank is None else self.rank.participation,
             "auroc": None if self.auroc is None else asdict(self.auroc),
@@ -112,6 +125,9 @@ def describe(
     correct: Tensor,
     classes: int,
     settings: Settings,
+    labels: Tensor | None = None,
+    predictions: Tensor | None = None,
+    note: str = "",
 ) -> LayerDiversity:
     """Puts together what :class:`LayerDiversity` says, from one number an image.
 
@@ -125,17 +141,22 @@ def describe(
         correct: (N,) bool.
         classes: number of logits.
         settings: the rest.
+        labels: (N,) class numbers; None: classes are taken to be balanced.
+        predictions: (N,) likewise, -1 where there is none.
+        note: to go in front of what is noted here.
     """
     counted = variance.isfinite() & cross_entropy.isfinite()
     v, ce, right = variance[counted], cross_entropy[counted], correct[counted]
     groups = deciles(v, right, ce, settings.confidence)
     area = auroc(v, right, settings.confidence)
-    lowest = lowest_against_chance(groups, classes)
+    chance = accuracy_by_chance(classes, _rows(predictions, counted), _rows(labels, counted))
+    lowest = lowest_against_chance(groups, chance)
     return LayerDiversity(
         name=name,
         side=side,
         shape=shape,
         variance=variance,
+        chance=chance,
         left_out=len(variance) - len(v),
         rank=rank_of(spectrum),
         auroc=area,
@@ -152,11 +173,15 @@ def describe(
         )
         if len(v)
         else None,
-        note=_note(v, right, len(variance) - len(v)),
+        note="; ".join(filter(None, (note, _note(v, right, len(variance) - len(v), lowest)))),
     )
 
 
-def _note(variance: Tensor, correct: Tensor, left_out: int) -> str:
+def _rows(values: Tensor | None, inside: Tensor) -> Tensor | None:
+    return None if values is None else values[inside]
+
+
+def _note(variance: Tensor, correct: Tensor, left_out: int, lowest: LowestDecile | None) -> str:
     """What kept numbers from being there."""
     notes = []
     if left_out:
@@ -172,4 +197,9 @@ def _note(variance: Tensor, correct: Tensor, left_out: int) -> str:
         notes.append("every image is classified wrongly, so no AUROC")
     if bool((variance == variance[0]).all()):
         notes.append("the variance of all images is the same, so it orders nothing")
+    elif lowest is not None and COUNT * (lowest.images - 1) >= len(variance):
+        notes.append(
+            f"the lowest group has {count_text(lowest.images)} of {len(variance):,}, as equal "
+            "variances stay together"
+        )
     return "; ".join(notes)

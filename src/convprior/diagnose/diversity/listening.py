@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from convprior.diagnose.diversity.spectrum import StreamingCovariance
+from convprior.diagnose.diversity.spectrum import WIDEST, StreamingCovariance
 from convprior.errors import InputError
 from convprior.filters.cohesion.listening import evaluating
 from convprior.losses import feature_variance
@@ -29,6 +30,9 @@ class LayerSums:
     def __init__(self, name: str, side: str, *, optional: bool = False) -> None:
         self.name, self.side, self.optional = name, side, optional
         self.shape: tuple[int, ...] = ()
+        self.turn: int | None = None
+        """Among the layers in the order in which they were first heard."""
+        self._flat: Tensor | None = None
         self._latest: tuple[Tensor, Tensor] | None = None
         self._variances: list[Tensor] = []
         self._covariance = StreamingCovariance()
@@ -44,18 +48,23 @@ class LayerSums:
             )
         self._latest = feature_variance(features, layer=self.name), pooled(features)
         self.shape = tuple(features.shape[1:])
+        self._flat = features if features.ndim == 2 else None
 
-    def commit(self, images: int) -> None:
-        """Adds what was seen last.
+    def commit(self, images: int, logits: object = None) -> None:
+        """Adds what was seen last, unless a pattern met what gives the network's own output.
 
         Args:
             images: of the batch.
+            logits: the network's output, which is no feature.
 
         Raises:
             InputError: the layer has not run, or not with one entry an image.
         """
         latest, self._latest = self._latest, None
+        flat, self._flat = self._flat, None
         if self.optional and (latest is None or len(latest[0]) != images):
+            return
+        if self.optional and flat is not None and flat is logits:
             return
         if latest is None:
             raise InputError(
@@ -63,8 +72,8 @@ class LayerSums:
             )
         if len(latest[0]) != images:
             raise InputError(
-                f"layer {self.name!r} has {len(latest[0])} entries for {images} images; choose a "
-                "layer with one an image"
+                f"layer {self.name!r} has {len(latest[0])} entries for a batch of {images}; choose "
+                "a layer with one an image"
             )
         self._variances.append(latest[0])
         self._covariance.add(latest[1])
@@ -79,6 +88,12 @@ class LayerSums:
     def spectrum(self) -> Tensor:
         """(C,) eigenvalues of the pooled features' covariance."""
         return self._covariance.spectrum()
+
+    def note(self) -> str:
+        """What the spectrum leaves out, or empty."""
+        if not self._covariance.skipped:
+            return ""
+        return f"its ranks are of the first {WIDEST:,} images, as its vectors are longer than that"
 
 
 def pooled(features: Tensor) -> Tensor:
@@ -97,6 +112,7 @@ def listening(model: nn.Module, sums: Iterable[LayerSums]) -> Iterator[None]:
     Afterwards the network is what it was: the mode of every module, and no hook.
     """
     modules = dict(model.named_modules())
+    turns = count()
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         stack.enter_context(torch.no_grad())
@@ -104,7 +120,7 @@ def listening(model: nn.Module, sums: Iterable[LayerSums]) -> Iterator[None]:
             # Compiled parts run without the hooks that came after their compilation.
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         for one in sums:
-            module, hook = modules[one.name], _hook(one)
+            module, hook = modules[one.name], _hook(one, turns)
             if one.side == "input":
                 handle = module.register_forward_pre_hook(hook, with_kwargs=True)
             else:
@@ -113,8 +129,10 @@ def listening(model: nn.Module, sums: Iterable[LayerSums]) -> Iterator[None]:
         yield
 
 
-def _hook(sums: LayerSums) -> Any:
+def _hook(sums: LayerSums, turns: Iterator[int]) -> Any:
     def see(_: nn.Module, args: tuple[Any, ...], named: dict[str, Any], *output: object) -> None:
+        if sums.turn is None:
+            sums.turn = next(turns)
         inputs = (*args, *named.values())
         sums.see(next(iter(output if sums.side == "output" else inputs), None))
 

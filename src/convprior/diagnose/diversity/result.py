@@ -11,6 +11,7 @@ from torch import Tensor
 
 from convprior._version import __version__
 from convprior.diagnose.diversity.layer import LayerDiversity, Settings
+from convprior.diagnose.shares import accuracy_by_chance
 from convprior.errors import InputError
 
 FORMAT = 1
@@ -29,6 +30,8 @@ class FeatureDiversity:
         correct: (N,) bool, whether the largest logit is that of the label.
         classes: number of logits.
         settings: confidence of the intervals, and the Bias Loss whose weights are shown.
+        labels: (N,) class numbers; None: not known.
+        predictions: (N,) number of the largest logit, -1 where a logit is NaN; None: not known.
     """
 
     layers: tuple[LayerDiversity, ...]
@@ -36,6 +39,8 @@ class FeatureDiversity:
     correct: Tensor = field(repr=False)
     classes: int
     settings: Settings = field(default_factory=Settings)
+    labels: Tensor | None = field(default=None, repr=False)
+    predictions: Tensor | None = field(default=None, repr=False)
 
     @property
     def images(self) -> int:
@@ -55,8 +60,11 @@ class FeatureDiversity:
 
     @property
     def chance(self) -> float:
-        """Accuracy of guesses: 1 / classes."""
-        return 1 / self.classes
+        """Accuracy of predictions that are independent of the image.
+
+        See :func:`~convprior.diagnose.shares.accuracy_by_chance`.
+        """
+        return accuracy_by_chance(self.classes, self.predictions, self.labels)
 
     @property
     def conclusion(self) -> str:
@@ -83,6 +91,7 @@ class FeatureDiversity:
             "images": self.images,
             "classes": self.classes,
             "accuracy": self.accuracy,
+            "chance": self.chance,
             "loss": self.loss,
             "confidence": self.settings.confidence,
             "conclusion": self.conclusion,

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from convprior.diagnose.diversity.conclusion import percent
+from convprior.diagnose.diversity.deciles import count_text
 from convprior.diagnose.diversity.layer import LayerDiversity
 from convprior.filters.taps.layer import size_text
 from convprior.filters.taps.table import aligned, printable, shortened
@@ -27,7 +28,7 @@ def text_table(diversity: "FeatureDiversity") -> str:
     lines = [list(HEAD), *map(cells, diversity)]
     notes = [f"{printable(one.name)}: {one.note}" for one in diversity if one.note]
     overall = (
-        f"{diversity.images:,} images, {diversity.classes} classes: accuracy "
+        f"{count_text(diversity.images)}, {diversity.classes} classes: accuracy "
         f"{percent(diversity.accuracy)}, by chance {percent(diversity.chance)}, "
         f"loss {number(diversity.loss, 3)}"
     )
@@ -43,8 +44,9 @@ def text_table(diversity: "FeatureDiversity") -> str:
         "AUROC: how often an image classified right has more feature variance than one classified "
         f"wrong\n(0.5: variance says nothing), with its {confidence} interval. lowest tenth: "
         "accuracy of the images\nwith the least variance, and the p-value of being no better than "
-        "chance. eff. rank, part. ratio:\nin how many directions the pooled features vary. mean "
-        f"weight: of Bias Loss (alpha {settings.alpha:g}, beta {settings.beta:g})\nin random "
+        "predictions that do not look at\nthe image. eff. rank, part. ratio: in how many "
+        "directions the pooled features vary.\n"
+        f"mean weight: of Bias Loss (alpha {settings.alpha:g}, beta {settings.beta:g}) in random "
         f"batches of {settings.batch_size}."
     )
     return "\n\n".join(block for block in blocks if block)

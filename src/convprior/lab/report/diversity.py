@@ -13,7 +13,7 @@ from convprior._files import write_atomic, write_json
 from convprior._optional import require
 from convprior.diagnose import FeatureDiversity, feature_diversity
 from convprior.diagnose.diversity.table import overview
-from convprior.errors import InputError
+from convprior.errors import InputError, RunError
 from convprior.lab.data import batches
 from convprior.lab.report.diversity_sources import Classifier, open_classifier
 from convprior.lab.report.taps import check_ending
@@ -90,18 +90,21 @@ def measure(one: Classifier, layers: Sequence[str] = ()) -> InspectedDiversity:
     """The feature diversity of a network on its images.
 
     Raises:
-        InputError: a layer is not found, or the network cannot take the images.
+        InputError: a layer is not found, or the network cannot take images of this size.
+        RunError: an image cannot be read.
     """
     try:
         diversity = feature_diversity(
             one.network,
             _shown(one),
-            layers="all" if list(layers) == ["all"] else list(layers) or None,
+            layers=list(layers) or None,
             dtype=one.dtype,
         )
     except InputError as error:
         raise InputError(f"{printable(one.target)}: {error}") from error
     except RuntimeError as error:
+        if not _of_shapes(error):
+            raise
         height, width = one.images.size
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
@@ -109,6 +112,14 @@ def measure(one: Classifier, layers: Sequence[str] = ()) -> InspectedDiversity:
             "give its size by --set data.image_size=N"
         ) from error
     return InspectedDiversity(one.target, one.about, one.images.name, diversity)
+
+
+def _of_shapes(error: RuntimeError) -> bool:
+    """Whether PyTorch says that sizes do not fit, which another size of the images may mend."""
+    if isinstance(error, RunError | torch.OutOfMemoryError):
+        return False
+    text = str(error).lower()
+    return "memory" not in text and any(word in text for word in ("size", "shape", "channels"))
 
 
 def _shown(one: Classifier) -> Iterator[Any]:

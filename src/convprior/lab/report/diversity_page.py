@@ -73,7 +73,7 @@ def _section(one: "InspectedDiversity") -> dict[str, Any]:
         "diversity": diversity,
         "lead": diversity.conclusion,
         "confidence": f"{100 * diversity.settings.confidence:g} %",
-        "deciles": render(decile_bars(diversity, last)) if last.deciles else "",
+        "deciles": render(decile_bars(last)) if last.deciles else "",
         "histogram": render(variance_histogram(diversity, last)) if last.deciles else "",
         "depth": render(by_layer(diversity)) if len(diversity) > 1 else "",
         "last": last,

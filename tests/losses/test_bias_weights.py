@@ -170,7 +170,7 @@ def test_what_has_no_variance(features, words):
     ("alpha", "beta"), [(-0.1, 0.3), (0.3, 1.0), (math.nan, 0), (0, -math.inf)]
 )
 def test_weights_are_positive_and_grow(alpha, beta):
-    with pytest.raises(InputError, match="alpha must be >= 0 and beta < 1"):
+    with pytest.raises(InputError, match="alpha must be from 0 to 20 and beta < 1"):
         bias_weights(torch.rand(3, 4), alpha, beta)
 
 

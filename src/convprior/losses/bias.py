@@ -1,7 +1,9 @@
 """Bias Loss: cross-entropy weighed by the variance of each example's features."""
 
 import math
-from typing import Literal, Protocol, get_args
+import operator
+from collections.abc import Callable
+from typing import Literal, Protocol, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +34,17 @@ from convprior.losses.weights import (
     formula,
     scaled,
 )
+
+_DEFAULTS = {
+    "label_smoothing": 0.0,
+    "ignore_index": -100,
+    "mean_one": False,
+    "max_weight": None,
+    "control": None,
+    "seed": 0,
+    "synchronize": True,
+    "process_group": None,
+}
 
 
 class HasFeatures(Protocol):
@@ -67,10 +80,11 @@ class BiasLoss(nn.Module):
     cross_entropy(logits, target, reduction="none")).mean()``.
 
     Args:
-        alpha: spread of the weights, >= 0.
+        alpha: spread of the weights, 0 to 20.
         beta: what is subtracted, < 1. ``alpha = beta = 0`` is cross-entropy.
         normalize: ``batch``, the paper's; or ``running``, the default of the authors' code: ``s``
-            subtracts the smallest variance ever seen in training, so it can exceed 1 by far.
+            subtracts the smallest variance ever seen in training, so it can exceed 1 by far (the
+            exponent is held at 20, so that no weight is infinite).
         reduction: ``mean``, ``sum`` or ``none``, as in :class:`torch.nn.CrossEntropyLoss`.
         label_smoothing: as there.
         weight: (classes,), as there.
@@ -139,22 +153,33 @@ class BiasLoss(nn.Module):
             )
         if max_weight is not None:
             check_range("max_weight", max_weight, 1.0)
+        if weight is not None and not isinstance(weight, Tensor):
+            raise InputError(f"weight is a {type(weight).__name__}; give a tensor (classes,)")
         self.alpha = alpha
         self.beta = beta
         self.normalize = normalize
         self.reduction = reduction
         self.label_smoothing = label_smoothing
-        self.ignore_index = ignore_index
+        self.ignore_index = operator.index(ignore_index)
         self.mean_one = mean_one
         self.max_weight = max_weight
         self.control = control
-        self.seed = seed
+        self.seed = operator.index(seed)
         self.synchronize = synchronize
         self.process_group = process_group
         self.register_buffer("weight", weight)
-        self.register_buffer("smallest", torch.tensor(math.inf), normalize == "running")
-        self.register_buffer("calls", torch.tensor(0), control == "shuffled")
+        # Whatever the default device: the first call takes them where the features are.
+        smallest, calls = torch.tensor(math.inf, device="cpu"), torch.tensor(0, device="cpu")
+        self.register_buffer("smallest", smallest, normalize == "running")
+        self.register_buffer("calls", calls, control == "shuffled")
         self.mean_weight = self.largest_weight = torch.tensor(1.0)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What ``.to()`` calls: half precision would round the smallest variance."""
+        smallest = self.smallest
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.smallest = smallest.to(self.smallest.device)
+        return self
 
     def reset(self) -> None:
         """Forgets the smallest variance and the number of calls."""
@@ -172,6 +197,8 @@ class BiasLoss(nn.Module):
         if self.smallest.device != variance.device:  # or each call would wait for the device
             self.to(variance.device)
         logits = single_precision(logits)
+        if not target.is_floating_point():
+            target = target.long()
         losses = cross_entropy(
             logits,
             target,
@@ -250,25 +277,29 @@ class BiasLoss(nn.Module):
         return z
 
     def extra_repr(self) -> str:
-        """The arguments that are not their defaults, after alpha and beta."""
+        """alpha, beta, normalize and reduction, then what is not its default."""
         shown = [f"alpha={self.alpha}", f"beta={self.beta}", f"normalize={self.normalize!r}"]
         shown.append(f"reduction={self.reduction!r}")
-        defaults = {"label_smoothing": 0.0, "mean_one": False, "max_weight": None, "control": None}
-        for name, default in defaults.items():
+        for name, default in _DEFAULTS.items():
             if (value := getattr(self, name)) != default:
                 shown.append(f"{name}={value!r}")
-        return ", ".join(shown)
+        return ", ".join([*shown, *(["weight"] if self.weight is not None else [])])
 
 
 def _variance(features: Tensor | HasFeatures, count: int) -> Tensor:
     """Of the features given or tapped, after a look at their number."""
     layer = None
     if not isinstance(features, Tensor):
+        if not hasattr(features, "features"):
+            raise InputError(
+                f"features is a {type(features).__name__}; give a tensor (N, ...) or a FeatureTap "
+                "of the network"
+            )
         layer = getattr(features, "layer", None)
         features = features.features
     if features.shape[:1] != (count,):
         raise InputError(
             f"features have shape {tuple(features.shape)} beside {count} logits; give the features "
-            "of the same batch"
+            "of the same batch (with a FeatureTap: did the network run again since? see paused())"
         )
     return feature_variance(features, layer=layer)

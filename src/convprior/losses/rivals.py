@@ -13,6 +13,7 @@ tensor(1.8651)
 tensor([1.8651, 1.8651, 0.0000])
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Unpack
 
@@ -130,7 +131,7 @@ def taylor_cross_entropy(
 
     Source: Feng et al., "Can Cross Entropy Loss Be Robust to Label Noise?" (IJCAI 2020).
     """
-    if order < 1 or order != int(order):
+    if not (order >= 1 and math.isfinite(order) and order == int(order)):
         raise InputError(f"order is {order!r}; it must be an integer of at least 1")
     log_p, y, counted = prepared(logits, target, **conventions)
     rest = -expm1(log_p)
@@ -147,6 +148,13 @@ class _Rival(nn.Module):
 
     def __init__(self, own: dict[str, Any], conventions: Conventions) -> None:
         super().__init__()
+        unknown = conventions.keys() - Conventions.__annotations__.keys()
+        if unknown:
+            raise InputError(
+                f"{type(self).__name__} has no argument {sorted(unknown)[0]!r}; beside "
+                f"{', '.join(own)} it has {', '.join(Conventions.__annotations__)} (for class "
+                "weights take reduction='none' and weigh the examples)"
+            )
         self.arguments = {**own, **conventions}
         # Here rather than in the first step: the function says what is wrong with its arguments.
         example = torch.ones(1, 1, device="cpu")

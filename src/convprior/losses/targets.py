@@ -42,6 +42,9 @@ def check_range(name: str, value: float, low: float, high: float = math.inf) -> 
 
 def check_target(logits: Tensor, target: Tensor) -> None:
     """Raises an InputError unless ``target`` holds one class, or one distribution, a row."""
+    for name, value in (("logits", logits), ("target", target)):
+        if not isinstance(value, Tensor):
+            raise InputError(f"{name} is a {type(value).__name__}; give a tensor")
     shape, given = tuple(logits.shape), tuple(target.shape)
     if logits.ndim != 2:
         raise InputError(f"logits have shape {shape}; they must be (N, classes)")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from convprior.errors import InputError
 from convprior.losses.variance import ROUNDING, feature_variance
 
 Control = Literal["constant", "shuffled", "inverted", "2021"]
+
+LARGEST = 20.0
+"""Of the exponent: beyond it the weights of a running minimum would become infinite."""
 
 
 def bias_weights(features: Tensor, alpha: float = 0.3, beta: float = 0.3) -> Tensor:
@@ -57,8 +60,8 @@ def formula(alpha: float, beta: float, control: Control | None) -> Callable[[Ten
     August 2021 to September 2022: ``exp(beta s) - 1 + alpha``.
     """
     if control == "2021":
-        return lambda s: torch.exp(beta * s) - (1.0 - alpha)
-    return lambda s: torch.exp(alpha * s) - beta
+        return lambda s: torch.exp((beta * s).clamp(max=LARGEST)) - (1.0 - alpha)
+    return lambda s: torch.exp((alpha * s).clamp(max=LARGEST)) - beta
 
 
 def extremes(variance: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,16 +88,18 @@ def finite(values: Tensor) -> Tensor:
     return values.abs() < math.inf
 
 
-def check_shape_of_weights(alpha: float, beta: float, control: Control | None) -> None:
-    """Raises an InputError unless weights are positive and grow with the variance."""
+def check_shape_of_weights(alpha: Any, beta: Any, control: Control | None) -> None:
+    """Raises an InputError unless weights are positive, finite and grow with the variance."""
+    if isinstance(alpha, Tensor) or isinstance(beta, Tensor):
+        raise InputError("alpha and beta must be numbers, not tensors; class weights are weight=")
     if control == "2021":
-        if not (0.0 <= beta < math.inf and 0.0 < alpha < math.inf):
+        if not (0.0 <= beta <= LARGEST and 0.0 < alpha < math.inf):
             raise InputError(
                 f"alpha={alpha!r}, beta={beta!r}; with control='2021', exp(beta s) - 1 + alpha, "
-                "alpha must be > 0 and beta >= 0"
+                f"alpha must be > 0 and beta from 0 to {LARGEST:g}"
             )
-    elif not (0.0 <= alpha < math.inf and -math.inf < beta < 1.0):
+    elif not (0.0 <= alpha <= LARGEST and -math.inf < beta < 1.0):
         raise InputError(
-            f"alpha={alpha!r}, beta={beta!r}; alpha must be >= 0 and beta < 1, so that the weights "
-            "exp(alpha s) - beta are positive"
+            f"alpha={alpha!r}, beta={beta!r}; alpha must be from 0 to {LARGEST:g} and beta < 1, so "
+            "that the weights exp(alpha s) - beta are positive and finite"
         )

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from convprior._random import mix
 from convprior.lab.data import Prepared, training_batches
+from convprior.lab.train.depthwise import depthwise_in_float32
 from convprior.lab.train.optimizers import learning_rate
 from convprior.lab.train.priors import prior_form
 from convprior.lab.train.state import Training
@@ -54,7 +55,8 @@ def fit(training: Training, data: Prepared, after_step: Callable[[], None] | Non
     )
     # Dropout draws from the global generator, which the caller gets back as it was.
     kept = torch.random.fork_rng(devices=[] if random is None else [device])
-    with kept, objective.attached(training.model):
+    fast = depthwise_in_float32(training.model, dtype)
+    with kept, fast, objective.attached(training.model):
         while not training.finished:
             begun = time.perf_counter()
             first = training.examples

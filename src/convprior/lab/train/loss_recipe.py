@@ -80,7 +80,7 @@ class LossRecipe:
         settle(self, "loss")
         value = self.label_smoothing
         require(0 <= value < 1, "loss.label_smoothing", value, "must be in [0, 1)")
-        require(none_or(self.alpha, 0), "loss.alpha", self.alpha, "must be >= 0")
+        require(0 <= self.alpha <= 20, "loss.alpha", self.alpha, "must be in [0, 20]")
         require(0 <= self.beta < 1, "loss.beta", self.beta, "must be in [0, 1)")
         most = self.max_weight
         require(none_or(most, 1), "loss.max_weight", most, "must be >= 1")
@@ -90,6 +90,7 @@ class LossRecipe:
         require(none_or(self.sce_alpha, 0), "loss.sce_alpha", self.sce_alpha, "must be >= 0")
         require(none_or(self.sce_beta, 0), "loss.sce_beta", self.sce_beta, "must be >= 0")
         require(self.order >= 1, "loss.order", self.order, "must be >= 1")
+        require(self.features != "", "loss.features", "''", "must name a layer; leave it out")
         self._check_use()
         for entry in fields(self):
             # Keys without effect take their defaults: equal experiments are equal recipes.
@@ -112,9 +113,18 @@ class LossRecipe:
             "with loss.control = 'constant' makes every weight 1, which is loss.name = "
             "'cross_entropy'; choose one of the two",
         )
+        spread = "beta" if self.control == "2021" else "alpha"
         require(
-            not (weighted and self.alpha == 0 and self.control in ("shuffled", "inverted", "2021")),
-            "loss.alpha",
-            self.alpha,
-            f"leaves loss.control = {self.control!r} nothing to change; raise it",
+            not weighted or getattr(self, spread) > 0,
+            f"loss.{spread}",
+            getattr(self, spread),
+            "makes all weights alike, so that nothing but the scale changes; raise it",
+        )
+        flat = {"focal": ("gamma",), "poly1": ("epsilon",), "sce": ("sce_alpha", "sce_beta")}
+        keys = flat.get(self.name, ())
+        require(
+            not keys or any(getattr(self, key) != 0 for key in keys),
+            f"loss.{' = loss.'.join(keys)}",
+            0,
+            f"leaves nothing of loss.name = {self.name!r}; raise it, or choose 'cross_entropy'",
         )

@@ -23,7 +23,7 @@ def register_in_timm() -> None:
         >>> timm.create_model("convprior_skipnet_m", num_classes=10).num_classes
         10
     """
-    if "timm" in sys.modules:
+    if sys.modules.get("timm") is not None:
         _register()
     elif not any(isinstance(finder, _AfterTimm) for finder in sys.meta_path):
         sys.meta_path.insert(0, _AfterTimm())
@@ -37,8 +37,10 @@ class _AfterTimm(MetaPathFinder):
     ) -> ModuleSpec | None:
         if name != "timm":
             return None
-        others = (finder for finder in sys.meta_path if finder is not self)
-        found = (finder.find_spec(name, path, target) for finder in others)
+        # Only those behind it: another one of this kind in front has asked already.
+        others = sys.meta_path[sys.meta_path.index(self) + 1 :] if self in sys.meta_path else []
+        able = (finder for finder in others if hasattr(finder, "find_spec"))
+        found = (finder.find_spec(name, path, target) for finder in able)
         spec = next((spec for spec in found if spec is not None), None)
         if spec is None or spec.loader is None:
             return spec
@@ -59,7 +61,7 @@ def _register() -> None:
     """A timm that cannot take our networks must still be importable: it gets a warning."""
     try:
         importlib.import_module("convprior.models.timm_registration")
-    except (ImportError, AttributeError, TypeError) as error:
+    except Exception as error:
         version = getattr(sys.modules["timm"], "__version__", "of unknown version")
         warnings.warn(
             f"convprior's networks are not in the registry of timm {version} ({error}); "

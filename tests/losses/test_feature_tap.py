@@ -288,3 +288,11 @@ def test_layers_that_give_no_tensor() -> None:
         pytest.raises(InputError, match="output of layer '1' is a tuple"),
     ):
         network(images())
+
+
+def test_two_searches_in_one_pass_end_in_order() -> None:
+    network = Small()
+    taps = [FeatureTap(network) for _ in range(2)]
+    network(images())
+    assert [tap.layer for tap in taps] == ["body"] * 2
+    assert torch.overrides._get_current_function_mode_stack() == []

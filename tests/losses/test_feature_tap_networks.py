@@ -5,7 +5,6 @@ import timm
 import torch
 import torchvision.models
 from torch import nn
-from torch.nn import functional
 
 from convprior.errors import InputError
 from convprior.local import localize
@@ -156,92 +155,14 @@ def test_maps_of_one_pixel() -> None:
     assert (tap.layer, tap.features.shape) == ("norm_pre", (2, 320, 1, 1))
 
 
-class Built(nn.Module):
-    """A small network whose head is a function of its own convolutions."""
-
-    def __init__(self, head, features: int = 6) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 6, 3, padding=1)
-        self.second = nn.Conv2d(6, 6, 3, padding=1)
-        self.relu = nn.ReLU()
-        self.fc = nn.Linear(features, 5)
-        self.last = nn.Linear(5, 4)
-        self.head = head
-
-    def forward(self, x):
-        return self.head(self, x)
-
-
-def excited(net, x):
-    x = net.relu(net.first(x))
-    x = x * functional.adaptive_avg_pool2d(x, 1).sigmoid()
-    x = net.second(x)
-    return net.fc(x.mean((2, 3)))
-
-
-HEADS = {
-    "mean": (lambda net, x: net.fc(net.second(net.first(x)).mean((-2, -1))), "second", False),
-    "two steps": (
-        lambda net, x: net.fc(net.second(net.first(x)).flatten(2).amax(-1)),
-        "second",
-        True,
-    ),
-    "residual": (
-        lambda net, x: net.fc(functional.relu(net.second(h := net.first(x)) + h).mean((2, 3))),
-        "second",
-        True,
-    ),
-    "a module shared with the classifier": (
-        lambda net, x: net.last(net.relu(net.fc(net.relu(net.second(net.first(x))).mean((2, 3))))),
-        "second",
-        True,
-    ),
-    "squeeze and excitation": (excited, "second", False),
-    "window": (
-        lambda net, x: net.fc(functional.avg_pool2d(net.second(net.first(x)), 8).flatten(1)),
-        "second",
-        False,
-    ),
-}
-
-
-@pytest.mark.parametrize(
-    "name", ["mean", "two steps", "residual", "squeeze and excitation", "window"]
-)
-def test_heads_written_with_functions(name: str) -> None:
-    head, layer, approximate = HEADS[name]
-    network = Built(head)
-    tap = tapped(network, 2, 3, 8, 8)
-    assert (tap.layer, tap.side, tap.features.shape) == (layer, "output", (2, 6, 8, 8))
-    assert ("the module output nearest to" in repr(tap)) is approximate
-
-
-def test_a_module_that_runs_again_in_the_classifier_is_not_tapped() -> None:
-    network = Built(HEADS["a module shared with the classifier"][0])
-    with pytest.raises(InputError, match=r"from layer 'relu', which runs again .* give layer="):
-        FeatureTap(network, example_input=torch.zeros(2, 3, 8, 8))
-    with FeatureTap(network, "second") as tap:
-        network(torch.zeros(2, 3, 8, 8))
-        assert tap.features.shape == (2, 6, 8, 8)
-
-
-def test_a_flattening_without_pooling() -> None:
-    def head(net, x):
-        x = functional.max_pool2d(functional.relu(net.first(x)), 2)
-        return net.fc(x.view(len(x), -1))
-
-    tap = tapped(Built(head, 96), 2, 3, 8, 8)
-    assert tap.layer == "first"
-    assert "between: relu, max_pool2d" in repr(tap)
-
-
 @pytest.mark.parametrize(
     "network",
     [
         nn.Sequential(nn.Flatten(), nn.Linear(48, 2)),
+        nn.Sequential(nn.Identity(), nn.Flatten(), nn.Linear(48, 2)),
         nn.Sequential(nn.Conv2d(3, 2, 1)),
     ],
-    ids=["images flattened", "a map of logits"],
+    ids=["images flattened", "images passed on", "a map of logits"],
 )
 def test_images_and_maps_of_logits_are_no_features(network: nn.Module) -> None:
     with pytest.raises(InputError, match="no global pooling or flattening of a feature map"):

@@ -63,3 +63,10 @@ def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'convprior\[timm\]'"):
         create_model(TIMM)
+
+
+def test_widths_of_skipnets_are_real_numbers() -> None:
+    assert create_model("skipnet_l", width=18.4, seed=0).num_features == 1104
+    for width in (0, -1.5, float("nan"), "16"):
+        with pytest.raises(InputError, match="is not positive"):
+            create_model("skipnet_m", width=width)

@@ -137,3 +137,18 @@ def test_exports_for_any_batch(model: SkipNet) -> None:
     more = images(5, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(program.module()(more), model(more))
+
+
+def test_hidden_features_are_those_before_the_dropout() -> None:
+    model = create_model("skipnet_m", 5, width=4, dropout=0.9, seed=0).eval()
+    maps = model.forward_features(X)
+    before = model.forward_head(maps, pre_logits=True)
+    assert torch.equal(model.train().forward_head(maps, pre_logits=True), before)
+
+
+def test_a_pruned_network_has_no_classifier(model: SkipNet) -> None:
+    model.prune_intermediate_layers([1])
+    assert isinstance(model.get_classifier(), nn.Identity)
+    model.reset_classifier(0)
+    with pytest.raises(InputError, match="has dropped the head"):
+        model.reset_classifier(3)

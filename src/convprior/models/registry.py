@@ -57,6 +57,7 @@ _FAMILIES: tuple[tuple[str, Callable[..., nn.Module], tuple[str, ...]], ...] = (
     (r"densenet_bc(\d+)_(\d+)", densenet_bc, ("densenet_bc40_12", "densenet_bc100_12")),
 )
 _TIMM = "timm:"
+_REAL_WIDTHS = ("skipnet", "mobilenet_v3")
 
 
 def create_model(
@@ -98,7 +99,8 @@ def create_model(
     # The builder of timm checks its own keywords.
     if not name.startswith(_TIMM):
         _check_options(name, build, options)
-        _check_positive("width", options.get("width", 1))
+        if not name.startswith(_REAL_WIDTHS):  # those check it themselves
+            _check_positive("width", options.get("width", 1))
         options["small_input"] = small_input
     make = functools.partial(build, num_classes=num_classes, in_chans=in_chans, **options)
     return make() if seed is None else _seeded(make, seed)

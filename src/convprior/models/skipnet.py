@@ -26,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from convprior.errors import InputError
 from convprior.models.channels import scaled
 from convprior.models.he import HeLinear
+from convprior.models.intermediates import positions_of
 from convprior.models.inverted_residual import EarlySkip, Row, SqueezedInvertedResidual, unit
 
 _STEM = 16
@@ -102,7 +103,7 @@ class SkipNet(nn.Module):
         dropout: float | None = None,
     ) -> None:
         super().__init__()
-        ratio = width / _STEM
+        ratio = _ratio(width)
         if small_input:
             rows = [row._replace(stride=1) if i == 1 else row for i, row in enumerate(rows)]
         strides = [1 if small_input else 2, *(row.stride for row in rows), 1]
@@ -154,8 +155,9 @@ class SkipNet(nn.Module):
         if not self.pooled:
             return x
         x = torch.flatten(self.avgpool(x), 1)
+        last = len(self.classifier) - 2  # timm's hidden features are those before the dropout
         for index, layer in enumerate(self.classifier):
-            if index < 3 or not pre_logits:
+            if index < last or not pre_logits:
                 x = layer(x)
         return x
 
@@ -185,7 +187,7 @@ class SkipNet(nn.Module):
             raise InputError(f"output_fmt={output_fmt!r} is not offered; give 'NCHW'")
         if stop_early and not intermediates_only:
             raise InputError("stop_early=True leaves no last map; give intermediates_only=True")
-        ends = [_STAGE_ENDS[index] for index in _positions(indices)]
+        ends = [_STAGE_ENDS[index] for index in positions_of(indices, len(_STAGE_ENDS))]
         if intermediates_only:
             return self._maps(x, ends)
         maps = self._maps(x, [*ends, len(self.features) - 1])
@@ -218,7 +220,7 @@ class SkipNet(nn.Module):
         prune_head: bool = True,
     ) -> list[int]:
         """Drops the layers behind the last map asked for, and the head; returns the positions."""
-        positions = _positions(indices)
+        positions = positions_of(indices, len(_STAGE_ENDS))
         end = _STAGE_ENDS[max(positions)]
         self.features = self.features[: end + 1]
         if end < _SECOND:
@@ -233,7 +235,7 @@ class SkipNet(nn.Module):
 
     def get_classifier(self) -> nn.Module:
         """The last layer: linear, or the identity of ``num_classes=0``."""
-        return self.classifier[-1]
+        return self.classifier[-1] if len(self.classifier) else nn.Identity()
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replaces the last layer by a new one.
@@ -248,6 +250,12 @@ class SkipNet(nn.Module):
         """
         if global_pool is not None and global_pool not in {"avg", ""}:
             raise InputError(f"global_pool={global_pool!r} is not offered; give 'avg' or ''")
+        if not len(self.classifier):  # pruned
+            if num_classes > 0:
+                raise InputError(
+                    "prune_intermediate_layers has dropped the head; make a new network"
+                )
+            return
         pooled = self.pooled if global_pool is None else global_pool == "avg"
         if num_classes > 0 and not pooled:
             raise InputError(f"num_classes={num_classes} needs a pooling; give global_pool='avg'")
@@ -280,18 +288,7 @@ def _logits(channels: int, num_classes: int) -> nn.Module:
     return nn.Linear(channels, num_classes) if num_classes else nn.Identity()
 
 
-def _positions(indices: int | Sequence[int] | None) -> list[int]:
-    """Positions in ``_STAGE_ENDS``: all, the last so many, or those given, in ascending order."""
-    count = len(_STAGE_ENDS)
-    if indices is None:
-        return list(range(count))
-    if isinstance(indices, int):
-        if not 0 < indices <= count:
-            raise InputError(f"the last {indices} of {count} maps do not exist; give 1 to {count}")
-        return list(range(count - indices, count))
-    for index in indices:
-        if not -count <= index < count:
-            raise InputError(
-                f"there is no map {index}; give positions from {-count} to {count - 1}"
-            )
-    return sorted({index % count for index in indices})
+def _ratio(width: object) -> float:
+    if not isinstance(width, int | float) or not 0 < width < math.inf:
+        raise InputError(f"width={width!r} is not positive; give channels of the stem, such as 16")
+    return width / _STEM

@@ -16,6 +16,7 @@ from typing import Any
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
+from convprior.errors import InputError
 from convprior.models import skipnet_sizes as sizes
 from convprior.models.skipnet import SkipNet
 
@@ -110,8 +111,13 @@ def _from_timm_keywords(
     *,
     drop_rate: float | None = None,
     global_pool: str = "avg",
+    drop_path_rate: float = 0.0,
     **options: Any,
 ) -> SkipNet:
+    if drop_path_rate:
+        raise InputError(
+            f"drop_path_rate={drop_path_rate} is not offered; leave it out, or give drop_rate"
+        )
     model = network(dropout=drop_rate, **options)
     if global_pool != "avg":
         model.reset_classifier(model.num_classes, global_pool)

@@ -95,8 +95,8 @@ class DataFlow(TorchFunctionMode):
 
     def found(self, output: Any) -> Found | str:
         """Where to take the feature map that the output was pooled from, or why that is nowhere."""
-        trails = (self._trails.get(tensor) for tensor in tensors_of(output))
-        pooled = next((trail.pooled for trail in trails if trail and trail.pooled), None)
+        known = [pair for pair in self._known(output) if pair[1].pooled is not None]
+        pooled = _latest_pooled(known).pooled if known else None
         if pooled is None:
             return self._no_map()
         last = pooled.layout == "channels last"
@@ -173,8 +173,8 @@ class DataFlow(TorchFunctionMode):
         if layout is not None:
             tensor, trail = maps[0]
             near = nearest_of(maps[:1], size) or near
-            pooled = Pooled(name, layout, tensor, trail.places, near, self._tick())
-            return Trail(pooled=pooled, time=pooled.time)
+            pooled = Pooled(name, layout, tensor, trail.places, near, trail.time)
+            return Trail(pooled=pooled, time=self._tick())
         return Trail(nearest=replace(near, between=(*near.between, name)), time=self._tick())
 
     def _enter(
@@ -196,6 +196,9 @@ class DataFlow(TorchFunctionMode):
         known = self._known((args, kwargs))
         if not isinstance(output, Tensor) or not (known or output in self._trails):
             return
+        state = (*module.parameters(), *module.buffers())
+        if not state and nearest_of([*known, *self._known(output)], 0) is None:
+            return  # images that are only padded or cropped are no features
         maps = [pair for pair in known if pair[1].pooled is None]
         trail = self._trails.get(output)
         if trail is None:  # made by an autograd function, which modes do not see
@@ -207,8 +210,8 @@ class DataFlow(TorchFunctionMode):
             if near is not None:
                 tensor, source = maps[0]
                 kind = type(module).__name__
-                pooled = Pooled(kind, "channels first", tensor, source.places, near, self._tick())
-                trail = Trail(pooled=pooled, time=pooled.time)
+                pooled = Pooled(kind, "channels first", tensor, source.places, near, source.time)
+                trail = Trail(pooled=pooled, time=self._tick())
         if output.dim() >= 3:
             self._last_map = name
         self._add(name, "output", output, trail)

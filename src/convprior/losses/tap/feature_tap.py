@@ -24,8 +24,8 @@ class FeatureTap:
 
     The network keeps its function, parameters, state dict and gradients; a hook keeps a detached
     reference to one tensor, and nothing is copied. Without ``layer`` the tensor is found by
-    following the data of one forward pass: what all paths to the logits go through before the last
-    global pooling, or before the flattening of a network without one. The gates of squeeze and
+    following the data of one forward pass: the map made latest among those that a global pooling,
+    or the flattening of a network without one, hands to the outputs. The gates of squeeze and
     excitation are none. If a function outside any module makes that tensor, the nearest module
     output before it is taken; ``repr`` says so.
 
@@ -83,6 +83,7 @@ class FeatureTap:
         self.layer: str | None = None
         self.side: Side | None = None
         self._network = weakref.ref(network)
+        self._wrapper = weakref.ref(model)
         self._kind = type(network).__name__
         self._capture: Capture | None = None
         self._found: Found | None = None
@@ -184,6 +185,10 @@ class FeatureTap:
         self.layer, self.side = layer, side
         self._capture = capture = Capture(layer, side, channels_last)
         self._handles.append(network.register_forward_pre_hook(capture.forget))
+        wrapper = self._wrapper()
+        if wrapper is not None and wrapper is not network:
+            # Code compiled before runs none of the network's hooks, but those of the wrapper.
+            self._handles.append(wrapper.register_forward_pre_hook(capture.forget))
         if side == "input":
             handle = module.register_forward_pre_hook(capture, with_kwargs=True)
         else:

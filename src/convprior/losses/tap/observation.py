@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -32,7 +33,10 @@ def observe(network: nn.Module, settle: Settle) -> list[RemovableHandle]:
     observation = _Observation(weakref.WeakMethod(settle))
     return [
         network.register_forward_pre_hook(observation, with_kwargs=True),
-        network.register_forward_hook(observation, with_kwargs=True, always_call=True),
+        # The last to start is the first to end, as modes have to be.
+        network.register_forward_hook(
+            observation, with_kwargs=True, always_call=True, prepend=True
+        ),
     ]
 
 
@@ -70,20 +74,27 @@ class _Observation:
     def __init__(self, settle: "weakref.WeakMethod[Settle]") -> None:
         self._settle = settle
         self._flow: DataFlow | None = None
+        self._thread = 0
 
     def __call__(
         self, network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *output: Any
     ) -> None:
         if not output:
-            self._flow = DataFlow()
+            if self._flow is not None:
+                raise InputError(
+                    "two threads run a network whose FeatureTap still looks for its layer; run it "
+                    "in one first, or give the tap layer= or example_input="
+                )
+            self._flow, self._thread = DataFlow(), get_ident()
             self._flow.start(network, (args, kwargs))
             return
+        if self._flow is None or self._thread != get_ident():  # a pass of another thread
+            return
         flow, self._flow = self._flow, None
-        if flow is not None:
-            flow.finish()
-            settle = self._settle()
-            if settle is not None and output[0] is not None:  # no output: the pass has failed
-                settle(flow.found(output[0]))
+        flow.finish()
+        settle = self._settle()
+        if settle is not None and output[0] is not None:  # no output: the pass has failed
+            settle(flow.found(output[0]))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Absent, ()

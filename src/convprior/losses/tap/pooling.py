@@ -10,7 +10,8 @@ _REDUCTIONS = frozenset(
     ("mean", "sum", "nanmean", "nansum", "median", "amax", "amin", "max", "min", "std", "var")
 ) | {"logsumexp", "norm", "vector_norm"}
 _FLATTENINGS = frozenset(("flatten", "reshape", "view"))
-_CONVOLUTIONS = frozenset(("conv1d", "conv2d", "conv3d"))
+_CONVOLUTIONS = frozenset(("conv2d", "conv3d"))
+_TRANSPOSED = frozenset(("conv_transpose2d", "conv_transpose3d"))
 
 Layout = Literal["channels first", "channels last"]
 
@@ -23,7 +24,8 @@ def ends_map(
     A call ends a map (N, C, H, W), with any number of spatial axes, where it
 
     - reduces over all spatial axes, whatever their lengths (also (N, H, W, C) over its middle),
-    - is an adaptive pool to one position, or a mean pool whose window is the whole map,
+    - is an adaptive pool to one position, or a mean pool whose window is the whole map (a maximum
+      or power mean too, where that is larger than 2x2, the window of a stage),
     - flattens it to (N, C*H*W), or is a convolution of stride 1 as large as the map, which is a
       fully connected layer.
 
@@ -49,6 +51,11 @@ def ends_map(
         ends = positions == 1
     elif name.startswith("avg_pool"):
         ends = positions == 1 and source.shape[2:].numel() > 1
+    elif name.startswith(("max_pool", "lp_pool")):
+        window = _integers(_window(name, args, kwargs))
+        size = tuple(source.shape[2:])
+        ends = positions == 1 and source.shape[2:].numel() > 4
+        ends = ends and window in (size, size[:1])
     elif name in _CONVOLUTIONS:
         ends = positions == 1 < source.shape[2:].numel()
         ends = ends and source.shape[2:] == _kernel(args, kwargs) and not _strided(args, kwargs)
@@ -60,15 +67,20 @@ def ends_map(
 def revives_map(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether a call on a pooled tensor shows that the pooling was none of the global kind.
 
-    Heads have 1x1 convolutions at most; a larger kernel belongs to a next stage, whose maps are
-    1x1 because the image is small.
+    Heads have 1x1 convolutions at most, or one along their channels; a larger kernel belongs to a
+    next stage, whose maps are 1x1 because the image is small.
     """
-    return name in _CONVOLUTIONS and max(_kernel(args, kwargs)) > 1
+    return name in _CONVOLUTIONS | _TRANSPOSED and max(_kernel(args, kwargs)) > 1
 
 
 def _kernel(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Size:
     weight: Tensor = args[1] if len(args) > 1 else kwargs["weight"]
     return weight.shape[2:]
+
+
+def _window(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    place = 2 if name.startswith("lp_pool") else 1
+    return args[place] if len(args) > place else kwargs.get("kernel_size")
 
 
 def _strided(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:

@@ -67,7 +67,7 @@ class Pooled:
         tensor: the map.
         places: modules that the map enters or leaves.
         nearest: the module output nearest to the map.
-        time: of the pooling.
+        time: when the map was made.
     """
 
     function: str

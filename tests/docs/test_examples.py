@@ -19,5 +19,12 @@ def test_localized_network_starts_the_same_and_moves(capsys) -> None:
     assert moved > 1e-6
 
 
+def test_bias_loss_trains_a_network_of_timm(capsys) -> None:
+    accuracy = runpy.run_path(str(EXAMPLES / "bias_loss_timm.py"))["main"](epochs=2)
+    assert accuracy > 0.2  # ten classes: chance is 0.1
+    assert "before adaptive_avg_pool2d" in capsys.readouterr().out
+
+
 def test_every_example_is_tested() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"localize_timm.py", "own_loop.py"}
+    tested = {"bias_loss_timm.py", "localize_timm.py", "own_loop.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == tested

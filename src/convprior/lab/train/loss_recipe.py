@@ -118,7 +118,7 @@ class LossRecipe:
             not weighted or getattr(self, spread) > 0,
             f"loss.{spread}",
             getattr(self, spread),
-            "makes all weights alike, so that nothing but the scale changes; raise it",
+            "makes all weights alike; raise it",
         )
         flat = {"focal": ("gamma",), "poly1": ("epsilon",), "sce": ("sce_alpha", "sce_beta")}
         keys = flat.get(self.name, ())

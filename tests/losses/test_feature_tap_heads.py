@@ -131,3 +131,35 @@ def test_a_flattening_without_pooling() -> None:
     tap = tapped(Built(head, 96), 2, 3, 8, 8)
     assert tap.layer == "first"
     assert "between: relu, max_pool2d" in repr(tap)
+
+
+class Interrupted(nn.Module):
+    """Ctrl-C in the middle of a pass, once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4, 2)
+        self.first = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.body(x)
+        if self.first:
+            self.first = False
+            raise KeyboardInterrupt
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("close", [True, False])
+def test_an_interrupted_pass_leaves_nothing_behind(close: bool) -> None:
+    network, x = Interrupted(), torch.zeros(1, 3, 8, 8)
+    tap = FeatureTap(network)
+    with pytest.raises(KeyboardInterrupt):
+        network(x)
+    if close:
+        tap.close()
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+    else:
+        network(x)
+        assert tap.layer == "body"
+    assert torch.overrides._get_current_function_mode() is None

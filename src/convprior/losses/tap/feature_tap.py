@@ -10,13 +10,12 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from convprior.errors import InputError
 from convprior.filters.selection import unwrap
 from convprior.losses.tap.capture import Capture, Side
 from convprior.losses.tap.discovery import Found
-from convprior.losses.tap.observation import observe, run_example
+from convprior.losses.tap.observation import Removable, observe, run_example
 
 
 class FeatureTap:
@@ -87,7 +86,7 @@ class FeatureTap:
         self._kind = type(network).__name__
         self._capture: Capture | None = None
         self._found: Found | None = None
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[Removable] = []
         self._closed = False
         weakref.finalize(self, _remove, self._handles)
         if layer is not None:
@@ -98,7 +97,7 @@ class FeatureTap:
             if example_input is not None:
                 try:
                     run_example(network, example_input)
-                except Exception:
+                except BaseException:
                     _remove(self._handles)
                     raise
                 self.pop()
@@ -206,7 +205,7 @@ class FeatureTap:
         self._capture.keep(found.tensor)
 
 
-def _remove(handles: list[RemovableHandle]) -> None:
+def _remove(handles: list[Removable]) -> None:
     while handles:
         handles.pop().remove()
 

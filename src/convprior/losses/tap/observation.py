@@ -4,11 +4,10 @@ import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from threading import get_ident
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from convprior.errors import InputError
 from convprior.filters.cohesion.listening import evaluating
@@ -19,7 +18,14 @@ from convprior.losses.tap.trail import tensors_of
 Settle = Callable[[Found | str], None]
 
 
-def observe(network: nn.Module, settle: Settle) -> list[RemovableHandle]:
+class Removable(Protocol):
+    """What can be taken off a network."""
+
+    def remove(self) -> None:
+        """Takes it off."""
+
+
+def observe(network: nn.Module, settle: Settle) -> list[Removable]:
     """Observes the network's next complete forward pass.
 
     Args:
@@ -28,7 +34,7 @@ def observe(network: nn.Module, settle: Settle) -> list[RemovableHandle]:
             map is, or with words why it is nowhere.
 
     Returns:
-        Handles of two hooks on the network, which the method is to remove.
+        Handles of two hooks on the network and of the pass itself, which the method is to remove.
     """
     observation = _Observation(weakref.WeakMethod(settle))
     return [
@@ -37,6 +43,7 @@ def observe(network: nn.Module, settle: Settle) -> list[RemovableHandle]:
         network.register_forward_hook(
             observation, with_kwargs=True, always_call=True, prepend=True
         ),
+        observation,
     ]
 
 
@@ -80,6 +87,8 @@ class _Observation:
         self, network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *output: Any
     ) -> None:
         if not output:
+            if self._thread == get_ident():
+                self.remove()
             if self._flow is not None:
                 raise InputError(
                     "two threads run a network whose FeatureTap still looks for its layer; run it "
@@ -95,6 +104,12 @@ class _Observation:
         settle = self._settle()
         if settle is not None and output[0] is not None:  # no output: the pass has failed
             settle(flow.found(output[0]))
+
+    def remove(self) -> None:
+        """Ends a pass that was interrupted: PyTorch calls no hook after a KeyboardInterrupt."""
+        if self._flow is not None:
+            self._flow.finish()
+            self._flow = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Absent, ()

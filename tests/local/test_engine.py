@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convprior.local import engine, plain
+from convprior.local.engine import threads
 from convprior.local.geometry import Geometry
 
 HALF_UNIT = 2.0**-8  # of bfloat16: rounding changes a number by at most this fraction
@@ -260,3 +261,10 @@ def test_why_not(monkeypatch):
     assert "groups is 2" in engine.why_not(x, bases[:, :, :2], weights, grouped)
     monkeypatch.setattr(engine, "find_spec", lambda name: None)
     assert "convprior[kernels]" in engine.why_not(x, bases, weights, geometry)
+
+
+def test_memory_of_an_evaluation_serves_training() -> None:
+    size = threads._KEPT_BYTES  # more than any call before may have left
+    with torch.inference_mode():
+        threads.scratch(size)
+    assert not threads.scratch(size).is_inference()

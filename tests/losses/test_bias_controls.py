@@ -196,7 +196,7 @@ def test_a_batch_without_range_still_moves_the_minimum():
         ({"control": "random"}, "control is 'random'; choose None, 'constant'"),
         ({"max_weight": 0.5}, "max_weight is 0.5; it must be finite and at least 1"),
         ({"max_weight": math.nan}, "max_weight is nan"),
-        ({"alpha": -1.0}, "alpha must be >= 0"),
+        ({"alpha": -1.0}, "alpha must be from 0 to 20"),
         ({"beta": 1.0}, "beta < 1"),
         ({"alpha": 0.0, "control": "2021"}, "alpha must be > 0"),
     ],

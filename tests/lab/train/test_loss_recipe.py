@@ -66,7 +66,7 @@ def test_every_key_has_an_owner_and_every_loss_a_line() -> None:
     [
         ({"name": "dice"}, "loss.name = 'dice' must be 'cross_entropy' or 'bias' or"),
         ({"label_smoothing": 1.0}, r"loss.label_smoothing = 1.0 must be in \[0, 1\)"),
-        ({"name": "bias", "alpha": -0.1}, "loss.alpha = -0.1 must be in [0, 20]"),
+        ({"name": "bias", "alpha": -0.1}, r"loss.alpha = -0.1 must be in \[0, 20\]"),
         ({"name": "bias", "beta": 1.0}, r"loss.beta = 1.0 must be in \[0, 1\)"),
         ({"name": "bias", "normalize": "epoch"}, "loss.normalize = 'epoch' must be 'batch' or"),
         ({"name": "bias", "max_weight": 0.9}, "loss.max_weight = 0.9 must be >= 1"),

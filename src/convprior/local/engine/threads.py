@@ -32,7 +32,8 @@ def scratch(size: int) -> Tensor:
         return torch.zeros(size, dtype=torch.uint8)
     memory: Tensor | None = getattr(_kept, "memory", None)
     if memory is None or len(memory) < size:
-        _kept.memory = memory = torch.empty(size, dtype=torch.uint8)
+        with torch.inference_mode(mode=False):  # else nothing could write to it outside
+            _kept.memory = memory = torch.empty(size, dtype=torch.uint8)
     return memory[:size].zero_()
 
 

@@ -87,7 +87,7 @@ class _Observation:
         self, network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *output: Any
     ) -> None:
         if not output:
-            if self._thread == get_ident():
+            if self._flow is not None and self._thread == get_ident():
                 self.remove()
             if self._flow is not None:
                 raise InputError(

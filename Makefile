@@ -9,7 +9,7 @@ study: .venv/lab        ## train and compare four arms on scikit-learn's digits,
 	$(BIN)/convprior study --preset digits
 
 test: check             ## lint, types, every test, the documentation
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 check: .venv/dev
 	$(BIN)/ruff check

@@ -22,6 +22,7 @@ def fit(training: Training, data: Prepared, after_step: Callable[[], None] | Non
 
     One step is, in this order: forward in the recipe's precision, mean loss of the global batch,
     backward, the prior's gradient, clipping, the prior's decay, the optimizer, the average.
+    Depthwise convolutions that are slow in bf16 on a CPU compute in float32.
 
     Args:
         training: the network and all that changes with it; updated in place.

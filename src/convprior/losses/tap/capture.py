@@ -9,6 +9,11 @@ from convprior.errors import InputError
 
 Side = Literal["input", "output"]
 
+REPLICAS = (
+    "nn.DataParallel runs copies of the network that a FeatureTap cannot read; wrap it in "
+    "DistributedDataParallel instead"
+)
+
 
 class Capture:
     """A forward (pre-)hook with keyword arguments; the last call's tensor is its ``features``.
@@ -30,10 +35,7 @@ class Capture:
     ) -> None:
         """Keeps the tensor, detached: nothing is copied and no gradient flows through it."""
         if getattr(module, "_is_replica", False):
-            raise InputError(
-                "nn.DataParallel runs copies of the network that a FeatureTap cannot read; wrap "
-                "it in DistributedDataParallel instead"
-            )
+            raise InputError(REPLICAS)
         value = output[0] if self.side == "output" else next(iter((*args, *kwargs.values())), None)
         if not isinstance(value, Tensor):
             raise InputError(

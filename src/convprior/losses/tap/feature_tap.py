@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from convprior.errors import InputError
 from convprior.filters.selection import unwrap
-from convprior.losses.tap.capture import Capture, Side
+from convprior.losses.tap.capture import REPLICAS, Capture, Side
 from convprior.losses.tap.discovery import Found
 from convprior.losses.tap.observation import Removable, observe, run_example
 
@@ -216,10 +216,7 @@ def _checked(model: nn.Module) -> nn.Module:
     if isinstance(model, torch.jit.ScriptModule):
         raise InputError("hooks do not run in a scripted network; tap the one it was made from")
     if isinstance(model, nn.DataParallel):
-        raise InputError(
-            "nn.DataParallel runs copies of the network that a FeatureTap cannot read; wrap it in "
-            "DistributedDataParallel instead"
-        )
+        raise InputError(REPLICAS)
     return unwrap(model)
 
 
